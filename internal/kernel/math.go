@@ -35,8 +35,8 @@ func half(h uint16) float32 {
 // sqrt is the correctly rounded float32 square root.
 func sqrt(x float32) float32 { return float32(math.Sqrt(float64(x))) }
 
-// roundEven rounds |x| < 2^22 to the nearest integer, ties to even.
-func roundEven(x float32) float32 {
+// RoundEven rounds |x| < 2^22 to the nearest integer, ties to even.
+func RoundEven(x float32) float32 {
 	const magic = 3 << 22
 	return float32(x+magic) - magic
 }
@@ -68,7 +68,7 @@ func Exp(x float32) float32 {
 	case x != x:
 		return x
 	}
-	n := roundEven(float32(x * expLog2e))
+	n := RoundEven(float32(x * expLog2e))
 	r := FMA32(n, -expLn2Hi, x)
 	r = FMA32(n, -expLn2Lo, r)
 	y := float32(expC0)

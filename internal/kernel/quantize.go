@@ -38,7 +38,7 @@ func round8(codes []int8, x []float32, inv float32) int32 {
 	sum := int32(0)
 	for i, v := range x {
 		r := min(max(float32(v*inv), -127), 127)
-		c := int8(roundEven(r))
+		c := int8(RoundEven(r))
 		codes[i] = c
 		sum += int32(c)
 	}
