@@ -1,0 +1,164 @@
+package exec
+
+import (
+	"fmt"
+
+	"slmc/internal/kernel"
+	"slmc/model"
+	"slmc/quant"
+	"slmc/tensor"
+)
+
+// KVFormat is how cached keys and values are stored.
+type KVFormat string
+
+// The cache formats: KV8 is 8-bit codes with one float16 scale per token, KV
+// head, and K or V.
+const (
+	KVF32 KVFormat = "f32"
+	KVF16 KVFormat = "f16"
+	KV8   KVFormat = "kv8"
+)
+
+// ParseKV returns the cache format of that name.
+func ParseKV(name string) (KVFormat, error) {
+	switch f := KVFormat(name); f {
+	case KVF32, KVF16, KV8:
+		return f, nil
+	}
+	return "", fmt.Errorf("KV format %q is unknown; have kv8, f16, f32", name)
+}
+
+// VectorBytes is the size of one cached key or value of E elements.
+func (f KVFormat) VectorBytes(E int) int {
+	switch f {
+	case KV8:
+		return E + 2
+	case KVF16:
+		return 2 * E
+	}
+	return 4 * E
+}
+
+// KVBytesPerToken is what one position takes in a cache of format f: keys and
+// values of every giver.
+func KVBytesPerToken(g *model.Graph, f KVFormat) int {
+	n := 0
+	for _, i := range g.Givers() {
+		b := g.Blocks[i]
+		n += 2 * b.KVHeads * f.VectorBytes(b.HeadDim)
+	}
+	return n
+}
+
+// Cache holds the keys and values of one sequence: a slot for each giver, and
+// in it, for each KV head, position after position.
+type Cache struct {
+	Format   KVFormat
+	Capacity int // positions
+	slots    []slot
+}
+
+// slot is the cache of one giver: k and v are [K Capacity E] in the one of the
+// three forms that the format uses, scales [K Capacity].
+type slot struct {
+	k, v store
+}
+
+type store struct {
+	f32    []float32
+	f16    []uint16
+	i8     []int8
+	scales []uint16
+}
+
+// NewCache allocates a cache for the givers of g.
+func NewCache(g *model.Graph, f KVFormat, capacity int) *Cache {
+	c := &Cache{Format: f, Capacity: capacity, slots: make([]slot, len(g.Blocks))}
+	for _, i := range g.Givers() {
+		b := g.Blocks[i]
+		n := b.KVHeads * capacity
+		c.slots[i] = slot{newStore(f, n, b.HeadDim), newStore(f, n, b.HeadDim)}
+	}
+	return c
+}
+
+func newStore(f KVFormat, n, E int) store {
+	switch f {
+	case KV8:
+		return store{i8: make([]int8, n*E), scales: make([]uint16, n)}
+	case KVF16:
+		return store{f16: make([]uint16, n*E)}
+	}
+	return store{f32: make([]float32, n*E)}
+}
+
+// put stores one vector of E elements at index at. It reports false when the
+// vector is not finite or beyond the format.
+func (s *store) put(f *kernel.Funcs, at int, x []float32) bool {
+	E := len(x)
+	switch {
+	case s.i8 != nil:
+		scale, ok := quant.KV8(f, s.i8[at*E:][:E], x)
+		s.scales[at] = uint16(scale)
+		return ok
+	case s.f16 != nil:
+		for i, v := range x {
+			h := tensor.HalfFrom(v)
+			if h&0x7c00 == 0x7c00 {
+				return false
+			}
+			s.f16[at*E+i] = uint16(h)
+		}
+		return true
+	}
+	copy(s.f32[at*E:], x)
+	return kernel.Finite(x)
+}
+
+// scores writes the scaled products of q with the n keys from index at on.
+func (s *store) scores(f *kernel.Funcs, dst, q []float32, at int, mul float32) {
+	E, n := len(q), len(dst)
+	switch {
+	case s.i8 != nil:
+		f.ScoresKV8(dst, q, s.i8[at*E:(at+n)*E], s.scales[at:at+n], mul)
+	case s.f16 != nil:
+		f.ScoresF16(dst, q, s.f16[at*E:(at+n)*E], mul)
+	default:
+		f.ScoresF32(dst, q, s.f32[at*E:(at+n)*E], mul)
+	}
+}
+
+// mix writes the values from index at on, weighted by p.
+func (s *store) mix(f *kernel.Funcs, dst, p []float32, at int) {
+	E, n := len(dst), len(p)
+	switch {
+	case s.i8 != nil:
+		f.MixKV8(dst, p, s.i8[at*E:(at+n)*E], s.scales[at:at+n])
+	case s.f16 != nil:
+		f.MixF16(dst, p, s.f16[at*E:(at+n)*E])
+	default:
+		f.MixF32(dst, p, s.f32[at*E:(at+n)*E])
+	}
+}
+
+// attend writes the attention of one query head q at position pos over the
+// positions that the window lets it see. scratch has pos+1 elements.
+func (c *Cache) attend(f *kernel.Funcs, b *model.Block, dst, q []float32, head, pos int, scratch []float32) {
+	s := &c.slots[b.KVFrom]
+	first := 0
+	if b.Window > 0 {
+		first = max(0, pos+1-b.Window)
+	}
+	at := head/(b.Heads/b.KVHeads)*c.Capacity + first
+	p := scratch[:pos+1-first]
+	s.k.scores(f, p, q, at, b.AttnScale)
+	if b.AttnCap != 0 {
+		f.SoftCap(p, b.AttnCap)
+	}
+	sum := f.Softmax(p, first)
+	s.v.mix(f, dst, p, at)
+	for e := range dst {
+		dst[e] /= sum
+	}
+}

@@ -1,0 +1,231 @@
+package exec
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"testing"
+
+	"slmc/internal/kernel"
+	"slmc/model"
+	"slmc/quant"
+	"slmc/tensor"
+)
+
+// builder makes a random graph with its parameters.
+type builder struct {
+	g   *model.Graph
+	p   *Params
+	r   *rand.Rand
+	fmt quant.Format
+}
+
+func (b *builder) weight(role model.Role, shape ...int) int {
+	n := 1
+	for _, d := range shape {
+		n *= d
+	}
+	v := make([]float32, n)
+	for i := range v {
+		v[i] = float32(b.r.NormFloat64() / math.Sqrt(float64(shape[len(shape)-1])))
+		if !role.Matrix() {
+			v[i] = 1 + v[i]
+		}
+	}
+	b.g.Weights = append(b.g.Weights, model.Weight{Name: fmt.Sprint("w", len(b.g.Weights)), Role: role, Shape: shape})
+	b.p.Vecs = append(b.p.Vecs, nil)
+	b.p.Mats = append(b.p.Mats, Matrix{})
+	i := len(b.g.Weights) - 1
+	if !role.Matrix() {
+		b.p.Vecs[i] = v
+		return i
+	}
+	rows, cols := shape[0], shape[1]
+	f := b.fmt
+	m := Matrix{Format: f, Rows: rows, Cols: cols, Panels: make([]byte, quant.MatrixBytes(f, rows, cols))}
+	size := f.PanelBytes(cols)
+	for r := 0; r < rows; r += kernel.Rows {
+		var enc [][]byte
+		for j := r; j < min(r+kernel.Rows, rows); j++ {
+			row := v[j*cols : (j+1)*cols]
+			scales := make([]tensor.Half, quant.Groups(f, cols))
+			for s := range scales {
+				_, hi := f.Levels()
+				scales[s] = tensor.HalfFrom(2 / hi / float32(math.Sqrt(float64(cols))))
+			}
+			e, err := f.Encode(nil, row, scales)
+			if err != nil {
+				panic(err)
+			}
+			enc = append(enc, e)
+		}
+		f.Pack(m.Panels[r/kernel.Rows*size:][:size], enc, cols)
+	}
+	b.p.Mats[i] = m
+	return i
+}
+
+func (b *builder) linear(role model.Role, bias bool, shape ...int) model.Linear {
+	l := model.Linear{W: b.weight(role, shape...), B: model.None}
+	if bias {
+		l.B = b.weight(model.RoleBias, shape[0])
+	}
+	return l
+}
+
+// variant is one set of the options that a graph can have.
+type variant struct {
+	name                            string
+	qkNorm, post, bias, cap, window bool
+	act                             model.Activation
+	kvFrom                          []int
+}
+
+var variants = []variant{
+	{name: "plain", act: model.SiLU},
+	{name: "everything", qkNorm: true, post: true, bias: true, cap: true, window: true, act: model.GELUTanh},
+	{name: "shared", act: model.SiLU, kvFrom: []int{0, 1, 1, 0}},
+	{name: "shared window", act: model.SiLU, window: true, qkNorm: true, kvFrom: []int{0, 1, 0, 1}},
+}
+
+const testContext, testVocab = 48, 70
+
+func build(v variant, f quant.Format, seed uint64) (*model.Graph, *Params) {
+	const D, H, K, E, F = 44, 4, 2, 12, 52
+	b := &builder{g: &model.Graph{Hidden: D, Vocab: testVocab, Context: testContext, NormEps: 1e-5, EmbedScale: 1}, p: &Params{}, r: rand.New(rand.NewPCG(seed, 1)), fmt: f}
+	g := b.g
+	if v.cap {
+		g.EmbedScale, g.LogitCap = 2.5, 30
+	}
+	g.Embed = b.weight(model.RoleEmbed, testVocab, D)
+	g.Head = model.Linear{W: g.Embed, B: model.None}
+	g.Norm = b.weight(model.RoleNorm, D)
+	r := model.Rope{HeadDim: E}
+	var cos, sin []float32
+	for i := range E / 2 {
+		r.InvFreq = append(r.InvFreq, float32(math.Pow(100, -float64(i)/(E/2))))
+	}
+	for t := range testContext {
+		for _, f := range r.InvFreq {
+			cos = append(cos, float32(math.Cos(float64(t)*float64(f))))
+			sin = append(sin, float32(math.Sin(float64(t)*float64(f))))
+		}
+	}
+	g.Ropes, b.p.Cos, b.p.Sin = []model.Rope{r}, [][]float32{cos}, [][]float32{sin}
+	norm := func(on bool, n int) int {
+		if !on {
+			return model.None
+		}
+		return b.weight(model.RoleNorm, n)
+	}
+	for i := range 4 {
+		blk := model.Block{Heads: H, KVHeads: K, HeadDim: E, FFN: F, Act: v.act, AttnScale: float32(1 / math.Sqrt(E)), KVFrom: i}
+		if v.kvFrom != nil {
+			blk.KVFrom = v.kvFrom[i]
+		}
+		if v.window && i%2 == 0 {
+			blk.Window = 5
+		}
+		if v.cap {
+			blk.AttnCap = 5
+		}
+		blk.AttnNorm, blk.FFNNorm = norm(true, D), norm(true, D)
+		blk.PostAttnNorm, blk.PostFFNNorm = norm(v.post, D), norm(v.post, D)
+		blk.QNorm = norm(v.qkNorm, E)
+		blk.Q = b.linear(model.RoleAttnQ, v.bias, H*E, D)
+		blk.K, blk.V, blk.KNorm = model.Linear{W: model.None, B: model.None}, model.Linear{W: model.None, B: model.None}, model.None
+		if blk.KVFrom == i {
+			blk.K, blk.V = b.linear(model.RoleAttnK, v.bias, K*E, D), b.linear(model.RoleAttnV, v.bias, K*E, D)
+			blk.KNorm = norm(v.qkNorm, E)
+		}
+		blk.O = b.linear(model.RoleAttnO, false, D, H*E)
+		blk.Gate, blk.Up = b.linear(model.RoleGate, false, F, D), b.linear(model.RoleUp, false, F, D)
+		blk.Down = b.linear(model.RoleDown, false, D, F)
+		g.Blocks = append(g.Blocks, blk)
+	}
+	return g, b.p
+}
+
+// run feeds ids in batches of the given sizes, asking for the logits of the
+// last tokens of each batch, and returns the logits of every position that was
+// asked for.
+func run(t *testing.T, g *model.Graph, p *Params, f *kernel.Funcs, kv KVFormat, threads int, ids []int32, sizes []int, all bool) map[int][]float32 {
+	t.Helper()
+	pool := NewPool(threads)
+	defer pool.Close()
+	ops := NewPlain(g, p, f, pool, NewCache(g, kv, testContext))
+	out := map[int][]float32{}
+	pos := 0
+	for _, n := range sizes {
+		from := n - 1
+		if all {
+			from = 0
+		}
+		z, err := Forward(g, ops, Batch{ids[pos : pos+n], pos}, from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for r := range z.R {
+			out[pos+from+r] = append([]float32(nil), z.Row(r)...)
+		}
+		pos += n
+	}
+	return out
+}
+
+func sameBits(a, b []float32) bool {
+	for i := range a {
+		if math.Float32bits(a[i]) != math.Float32bits(b[i]) {
+			return false
+		}
+	}
+	return len(a) == len(b)
+}
+
+func ones(n int) []int {
+	s := make([]int, n)
+	for i := range s {
+		s[i] = 1
+	}
+	return s
+}
+
+// One token at a time, any batch split, with or without the unneeded rows, any
+// thread count, every kernel: the same bits.
+func TestSameBits(t *testing.T) {
+	const T = 33
+	r := rand.New(rand.NewPCG(7, 8))
+	ids := make([]int32, T)
+	for i := range ids {
+		ids[i] = int32(r.IntN(testVocab))
+	}
+	scalar, err := kernel.Select("scalar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range variants {
+		for _, f := range []quant.Format{quant.F32, quant.F16, quant.W8{GroupSize: 32}, quant.W4{GroupSize: 32}, quant.W2{GroupSize: 64}} {
+			g, p := build(v, f, 11)
+			for _, kv := range []KVFormat{KVF32, KVF16, KV8} {
+				want := run(t, g, p, scalar, kv, 1, ids, ones(T), true)
+				for _, im := range kernel.Impls() {
+					if !im.OK {
+						continue
+					}
+					for _, c := range []struct {
+						threads int
+						sizes   []int
+						all     bool
+					}{{1, []int{T}, true}, {2, []int{T}, true}, {3, []int{7, 1, 17, 8}, true}, {1, []int{T}, false}, {2, []int{20, 13}, false}} {
+						got := run(t, g, p, &im.Funcs, kv, c.threads, ids, c.sizes, c.all)
+						for pos, z := range got {
+							if !sameBits(z, want[pos]) {
+								t.Fatalf("%s %s %s kernel %s threads %d batches %v all %v: logits at position %d differ from one token at a time", v.name, f.Name(), kv, im.Name, c.threads, c.sizes, c.all, pos)
+							}
+						}
+					}
+				}
+			}
+		}
+	}
+}
