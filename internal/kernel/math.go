@@ -8,8 +8,28 @@ import "math"
 // through the second rounding (Boldo and Melquiond, "Emulation of FMA and
 // correctly rounded sums: proved algorithms using rounding to odd", 2008).
 // float32(math.FMA(...)) would round twice.
+//
+// Only a float64 sum that lies half-way between two float32 can round wrongly:
+// rounding is monotone, and the half-way points of normal float32 are the
+// float64 whose low 29 bits are 1 and 28 zeros. All others skip the error.
 func FMA32(x, y, z float32) float32 {
-	p, c := float64(float64(x)*float64(y)), float64(z)
+	p := float64(float64(x) * float64(y))
+	s := p + float64(z)
+	if roundsOnce(s) {
+		return float32(s)
+	}
+	return fmaOdd(p, float64(z))
+}
+
+// roundsOnce reports whether float32(s) is sure to be right for a rounded sum
+// s, because it is no half-way point and no subnormal float32.
+func roundsOnce(s float64) bool {
+	u := math.Float64bits(s)
+	return u&(1<<29-1) != 1<<28 && u>>52&0x7ff >= 897
+}
+
+// fmaOdd returns p+c rounded once to float32 by way of rounding to odd.
+func fmaOdd(p, c float64) float32 {
 	s := p + c
 	b := s - p
 	e := (p - (s - b)) + (c - b)

@@ -33,79 +33,127 @@ func PanelBytes(K, group, per int) int {
 //
 //	acc = FMA32(float32(d), float32(sw*sx), acc)
 //
-// in order of k. dot returns d for one row and 32 activations or fewer; half
-// is the factor on the stored scale (0.5 for W2, whose d counts half levels).
-func matQ(dst []float32, ld int, w []byte, x *Acts, group, p0, p1, per int, factor float32, dot func(blocks []byte, r int, x []int8, sum int32) int32) {
-	size := PanelBytes(x.K, group, per)
+// in order of k, where sw = half(scale)*f.factor. With c the codes, d is
+// f.mul*(c . x) - f.zero*sum(x). The panel is decoded once for all tokens, and
+// the accumulators live in dst.
+func (f *format) matQ(dst []float32, ld int, w []byte, x *Acts, group, p0, p1 int) {
+	size := PanelBytes(x.K, group, f.per)
+	var codes [Rows / 2][Sub]int64
+	var sw, dw [Rows]float32
 	for p := p0; p < p1; p++ {
-		panel := w[p*size : (p+1)*size]
+		rest := w[p*size : (p+1)*size]
 		for t := range x.T {
-			var acc [Rows]float32
-			rest := panel
-			for g := 0; g < x.K; g += group {
-				n := min(group, x.K-g)
-				codes := (n + per - 1) / per * 64
-				for s := g; s < g+n; s += Sub {
-					m := min(Sub, g+n-s)
-					sub := t*(x.Stride/Sub) + s/Sub
-					xs := x.Codes[t*x.Stride+s:][:m]
-					for r := range Rows {
-						sw := float32(half(binary.LittleEndian.Uint16(rest[codes+2*r:])) * factor)
-						d := dot(rest[(s-g)/per*64:codes], r, xs, x.Sums[sub])
-						acc[r] = FMA32(float32(d), float32(sw*x.Scales[sub]), acc[r])
+			clear(dst[t*ld+p*Rows:][:Rows])
+		}
+		for g := 0; g < x.K; g += group {
+			n := min(group, x.K-g)
+			blocks := (n + f.per - 1) / f.per * 64
+			for r := range sw {
+				sw[r] = float32(half(binary.LittleEndian.Uint16(rest[blocks+2*r:])) * f.factor)
+			}
+			for s := g; s < g+n; s += Sub {
+				f.decode(&codes, rest[(s-g)/f.per*64:blocks], min(Sub, g+n-s))
+				for t := range x.T {
+					i := t*(x.Stride/Sub) + s/Sub
+					f.dots(&dw, &codes, (*[Sub]int8)(x.Codes[t*x.Stride+s:]), f.zero*x.Sums[i])
+					out := (*[Rows]float32)(dst[t*ld+p*Rows:])
+					for r, d := range &dw {
+						out[r] = FMA32(d, float32(sw[r]*x.Scales[i]), out[r])
 					}
 				}
-				rest = rest[codes+2*Rows:]
 			}
-			copy(dst[t*ld+p*Rows:], acc[:])
+			rest = rest[blocks+2*Rows:]
 		}
 	}
 }
 
-func matW8(dst []float32, ld int, w []byte, x *Acts, group, p0, p1 int) {
-	matQ(dst, ld, w, x, group, p0, p1, 4, 1, func(b []byte, r int, x []int8, sum int32) int32 {
-		d := -128 * sum
-		for k, c := range x {
-			d += int32(b[k/4*64+4*r+k%4]) * int32(c)
+// format is what sets one quantized panel layout apart.
+type format struct {
+	per       int     // k in a block of 64 bytes
+	bits      uint    // of a code
+	mul, zero int32   // d = mul*(c . x) - zero*sum(x)
+	factor    float32 // on the stored scale: W2 counts half levels
+}
+
+// decode writes the codes of the first m columns of blocks, two rows to an
+// element: codes[r][k] is row r's plus row r+8's times 2^32. Columns from m on
+// stay as they are, since the activations there are zero.
+func (f *format) decode(codes *[Rows / 2][Sub]int64, blocks []byte, m int) {
+	mask := byte(1<<f.bits - 1)
+	for k := 0; k < m; k += 4 {
+		shift := f.bits * uint(k/4%(f.per/4))
+		b := (*[64]byte)(blocks[k/f.per*64:])
+		for r := range codes {
+			c := (*[4]int64)(codes[r][k:])
+			for i := range c {
+				c[i] = int64(b[4*r+i]>>shift&mask) | int64(b[4*(r+Rows/2)+i]>>shift&mask)<<32
+			}
 		}
-		return d
-	})
+	}
+}
+
+// dots writes the 16 rows' d of one sub-group as floats, which hold them
+// exactly: |d| < 2^24.
+func (f *format) dots(d *[Rows]float32, codes *[Rows / 2][Sub]int64, x *[Sub]int8, zero int32) {
+	for r := range codes {
+		sum := int64(0)
+		for k, c := range &codes[r] {
+			sum += c * int64(x[k])
+		}
+		lo := int32(sum)
+		hi := int32((sum - int64(lo)) >> 32)
+		d[r], d[r+Rows/2] = float32(f.mul*lo-zero), float32(f.mul*hi-zero)
+	}
+}
+
+func matW8(dst []float32, ld int, w []byte, x *Acts, group, p0, p1 int) {
+	f := format{per: 4, bits: 8, mul: 1, zero: 128, factor: 1}
+	f.matQ(dst, ld, w, x, group, p0, p1)
 }
 
 func matW4(dst []float32, ld int, w []byte, x *Acts, group, p0, p1 int) {
-	matQ(dst, ld, w, x, group, p0, p1, 8, 1, func(b []byte, r int, x []int8, sum int32) int32 {
-		d := -8 * sum
-		for k, c := range x {
-			d += int32(b[k/8*64+4*r+k%4]>>(k/4%2*4)&15) * int32(c)
-		}
-		return d
-	})
+	f := format{per: 8, bits: 4, mul: 1, zero: 8, factor: 1}
+	f.matQ(dst, ld, w, x, group, p0, p1)
 }
 
 func matW2(dst []float32, ld int, w []byte, x *Acts, group, p0, p1 int) {
-	matQ(dst, ld, w, x, group, p0, p1, 16, 0.5, func(b []byte, r int, x []int8, sum int32) int32 {
-		d := int32(0)
-		for k, c := range x {
-			d += int32(b[k/16*64+4*r+k%4]>>(k/4%4*2)&3) * int32(c)
-		}
-		return 2*d - 3*sum
-	})
+	f := format{per: 16, bits: 2, mul: 2, zero: 3, factor: 0.5}
+	f.matQ(dst, ld, w, x, group, p0, p1)
 }
 
-// matFloat is the definition of MatF for elements of size bytes.
+// matFloat is the definition of MatF for elements of size bytes. The panel is
+// decoded once for all tokens, some columns at a time; the accumulators live
+// in dst.
 func matFloat(dst []float32, ld int, w []byte, x []float32, ldx, T, K, p0, p1, size int, at func(b []byte) float32) {
+	var cols [32][Rows]float32
 	for p := p0; p < p1; p++ {
-		panel := w[p*K*Rows*size : (p+1)*K*Rows*size]
 		for t := range T {
-			row := x[t*ldx:][:K]
-			out := dst[t*ld+p*Rows:][:Rows]
-			for r := range Rows {
-				acc := float32(0)
-				for k, v := range row {
-					acc = FMA32(at(panel[(k*Rows+r)*size:]), v, acc)
-				}
-				out[r] = acc
+			clear(dst[t*ld+p*Rows:][:Rows])
+		}
+		for k := 0; k < K; k += len(cols) {
+			n := min(len(cols), K-k)
+			b := w[(p*K+k)*Rows*size:]
+			for i := range n * Rows {
+				cols[i/Rows][i%Rows] = at(b[i*size:])
 			}
+			for t := range T {
+				out := (*[Rows]float32)(dst[t*ld+p*Rows:])
+				for i, v := range x[t*ldx+k:][:n] {
+					fmaRows(out, &cols[i], float64(v))
+				}
+			}
+		}
+	}
+}
+
+// fmaRows is acc[r] = FMA32(w[r], v, acc[r]) without a call for each.
+func fmaRows(acc, w *[Rows]float32, v float64) {
+	for r, c := range w {
+		p := float64(float64(c) * v)
+		if s := p + float64(acc[r]); roundsOnce(s) {
+			acc[r] = float32(s)
+		} else {
+			acc[r] = fmaOdd(p, float64(acc[r]))
 		}
 	}
 }
