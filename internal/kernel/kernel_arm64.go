@@ -2,4 +2,20 @@
 
 package kernel
 
-func archImpls() []Impl { return nil }
+import "golang.org/x/sys/cpu"
+
+// archImpls returns the arm64 implementations, fastest first. Advanced SIMD is
+// part of every arm64 that Go runs on. Dot products (FEAT_DotProd, Armv8.2
+// optional, Armv8.4 mandatory) are looked up by x/sys/cpu: AT_HWCAP on Linux
+// and Android, which holds what all cores of a big.LITTLE system share;
+// hw.optional.arm.FEAT_DotProd on Darwin, where macOS before 12 lacks the name
+// and gets "neon", slower and the same bits; IsProcessorFeaturePresent on
+// Windows. A system that x/sys cannot ask gets "neon" too.
+func archImpls() []Impl {
+	dot := scalar
+	dot.Name = "neondot"
+	dot.MatW8 = quantized{"MatW8", 4, 4, w8Dot1, w8Dot4}.mat
+	dot.MatW4 = quantized{"MatW4", 8, 4, w4Dot1, w4Dot4}.mat
+	dot.MatW2 = quantized{"MatW2", 16, 4, w2Dot1, w2Dot4}.mat
+	return []Impl{{dot, cpu.ARM64.HasASIMDDP}}
+}

@@ -1,0 +1,62 @@
+//go:build !purego
+
+package kernel
+
+// Wrappers of the matrix products: they check a caller's lengths, so that the
+// assembly never leaves a slice (weights may be a file mapping that ends at a
+// page boundary), and cut the work into calls of one panel and one token or
+// several. A panel is walked for all tokens before the next one, so it comes
+// from memory once.
+
+// panelOne and panelMany write 16 outputs of one or several tokens.
+type (
+	panelOne  func(dst *float32, w *byte, x *int8, scales *float32, sums *int32, k, group int)
+	panelMany func(dst *float32, ld int, w *byte, x *int8, stride int, scales *float32, sums *int32, k, group int)
+)
+
+// quantized is one number format's product: per columns lie in a 64-byte
+// block, many takes n tokens.
+type quantized struct {
+	name   string
+	per, n int
+	one    panelOne
+	many   panelMany
+}
+
+func (q quantized) mat(dst []float32, ld int, w []byte, x *Acts, group, p0, p1 int) {
+	checkQ(q.name, dst, ld, w, x, group, p0, p1, q.per)
+	if x.K == 0 { // there is no weight to point at
+		for t := range x.T {
+			clear(dst[t*ld:][p0*Rows : p1*Rows])
+		}
+		return
+	}
+	size, sub := PanelBytes(x.K, group, q.per), x.Stride/Sub
+	for p := p0; p < p1; p++ {
+		t := 0
+		for ; t+q.n <= x.T; t += q.n {
+			q.many(&dst[t*ld+p*Rows], ld, &w[p*size], &x.Codes[t*x.Stride], x.Stride, &x.Scales[t*sub], &x.Sums[t*sub], x.K, group)
+		}
+		for ; t < x.T; t++ {
+			q.one(&dst[t*ld+p*Rows], &w[p*size], &x.Codes[t*x.Stride], &x.Scales[t*sub], &x.Sums[t*sub], x.K, group)
+		}
+	}
+}
+
+//go:noescape
+func w8Dot1(dst *float32, w *byte, x *int8, scales *float32, sums *int32, k, group int)
+
+//go:noescape
+func w4Dot1(dst *float32, w *byte, x *int8, scales *float32, sums *int32, k, group int)
+
+//go:noescape
+func w2Dot1(dst *float32, w *byte, x *int8, scales *float32, sums *int32, k, group int)
+
+//go:noescape
+func w8Dot4(dst *float32, ld int, w *byte, x *int8, stride int, scales *float32, sums *int32, k, group int)
+
+//go:noescape
+func w4Dot4(dst *float32, ld int, w *byte, x *int8, stride int, scales *float32, sums *int32, k, group int)
+
+//go:noescape
+func w2Dot4(dst *float32, ld int, w *byte, x *int8, stride int, scales *float32, sums *int32, k, group int)
