@@ -12,10 +12,17 @@ import "golang.org/x/sys/cpu"
 // and gets "neon", slower and the same bits; IsProcessorFeaturePresent on
 // Windows. A system that x/sys cannot ask gets "neon" too.
 func archImpls() []Impl {
-	dot := scalar
+	neon := scalar
+	neon.Name = "neon"
+	neon.MatW8 = quantized{"MatW8", 4, 2, w8Neon1, w8Neon2}.mat
+	neon.MatW4 = quantized{"MatW4", 8, 2, w4Neon1, w4Neon2}.mat
+	neon.MatW2 = quantized{"MatW2", 16, 2, w2Neon1, w2Neon2}.mat
+	neon = checked(neon)
+
+	dot := neon
 	dot.Name = "neondot"
 	dot.MatW8 = quantized{"MatW8", 4, 4, w8Dot1, w8Dot4}.mat
 	dot.MatW4 = quantized{"MatW4", 8, 4, w4Dot1, w4Dot4}.mat
 	dot.MatW2 = quantized{"MatW2", 16, 4, w2Dot1, w2Dot4}.mat
-	return []Impl{{dot, cpu.ARM64.HasASIMDDP}}
+	return []Impl{{dot, cpu.ARM64.HasASIMDDP}, {neon, true}}
 }

@@ -60,3 +60,21 @@ func w4Dot4(dst *float32, ld int, w *byte, x *int8, stride int, scales *float32,
 
 //go:noescape
 func w2Dot4(dst *float32, ld int, w *byte, x *int8, stride int, scales *float32, sums *int32, k, group int)
+
+//go:noescape
+func w8Neon1(dst *float32, w *byte, x *int8, scales *float32, sums *int32, k, group int)
+
+//go:noescape
+func w4Neon1(dst *float32, w *byte, x *int8, scales *float32, sums *int32, k, group int)
+
+//go:noescape
+func w2Neon1(dst *float32, w *byte, x *int8, scales *float32, sums *int32, k, group int)
+
+//go:noescape
+func w8Neon2(dst *float32, ld int, w *byte, x *int8, stride int, scales *float32, sums *int32, k, group int)
+
+//go:noescape
+func w4Neon2(dst *float32, ld int, w *byte, x *int8, stride int, scales *float32, sums *int32, k, group int)
+
+//go:noescape
+func w2Neon2(dst *float32, ld int, w *byte, x *int8, stride int, scales *float32, sums *int32, k, group int)
