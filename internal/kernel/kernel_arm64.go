@@ -17,6 +17,9 @@ func archImpls() []Impl {
 	neon.MatW8 = quantized{"MatW8", 4, 2, w8Neon1, w8Neon2}.mat
 	neon.MatW4 = quantized{"MatW4", 8, 2, w4Neon1, w4Neon2}.mat
 	neon.MatW2 = quantized{"MatW2", 16, 2, w2Neon1, w2Neon2}.mat
+	neon.MatF32 = floats{"MatF32", 4, f32Panel1, f32Panel4}.mat
+	neon.MatF16 = floats{"MatF16", 2, f16Panel1, f16Panel4}.mat
+	neon.MatBF16 = floats{"MatBF16", 2, bf16Panel1, bf16Panel4}.mat
 	neon = checked(neon)
 
 	dot := neon

@@ -25,10 +25,8 @@ type quantized struct {
 
 func (q quantized) mat(dst []float32, ld int, w []byte, x *Acts, group, p0, p1 int) {
 	checkQ(q.name, dst, ld, w, x, group, p0, p1, q.per)
-	if x.K == 0 { // there is no weight to point at
-		for t := range x.T {
-			clear(dst[t*ld:][p0*Rows : p1*Rows])
-		}
+	if x.K == 0 {
+		zero(dst, ld, x.T, p0, p1)
 		return
 	}
 	size, sub := PanelBytes(x.K, group, q.per), x.Stride/Sub
@@ -42,6 +40,57 @@ func (q quantized) mat(dst []float32, ld int, w []byte, x *Acts, group, p0, p1 i
 		}
 	}
 }
+
+// floats is one element type's product: size bytes an element.
+type floats struct {
+	name string
+	size int
+	one  func(dst *float32, w *byte, x *float32, k int)
+	four func(dst *float32, ld int, w *byte, x *float32, ldx, k int)
+}
+
+func (f floats) mat(dst []float32, ld int, w []byte, x []float32, ldx, T, K, p0, p1 int) {
+	checkF(f.name, dst, ld, w, x, ldx, T, K, p0, p1, f.size)
+	if K == 0 {
+		zero(dst, ld, T, p0, p1)
+		return
+	}
+	for p := p0; p < p1; p++ {
+		panel := &w[p*K*Rows*f.size]
+		t := 0
+		for ; t+4 <= T; t += 4 {
+			f.four(&dst[t*ld+p*Rows], ld, panel, &x[t*ldx], ldx, K)
+		}
+		for ; t < T; t++ {
+			f.one(&dst[t*ld+p*Rows], panel, &x[t*ldx], K)
+		}
+	}
+}
+
+// zero is a product over no columns: there is no weight to point at.
+func zero(dst []float32, ld, T, p0, p1 int) {
+	for t := range T {
+		clear(dst[t*ld:][p0*Rows : p1*Rows])
+	}
+}
+
+//go:noescape
+func f32Panel1(dst *float32, w *byte, x *float32, k int)
+
+//go:noescape
+func f16Panel1(dst *float32, w *byte, x *float32, k int)
+
+//go:noescape
+func bf16Panel1(dst *float32, w *byte, x *float32, k int)
+
+//go:noescape
+func f32Panel4(dst *float32, ld int, w *byte, x *float32, ldx, k int)
+
+//go:noescape
+func f16Panel4(dst *float32, ld int, w *byte, x *float32, ldx, k int)
+
+//go:noescape
+func bf16Panel4(dst *float32, ld int, w *byte, x *float32, ldx, k int)
 
 //go:noescape
 func w8Dot1(dst *float32, w *byte, x *int8, scales *float32, sums *int32, k, group int)
