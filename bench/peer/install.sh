@@ -19,8 +19,8 @@ cd "$folder"
 if ! grep -q "\"version\": \"$version\"" "$package/package.json" 2>/dev/null; then
 	npm install --ignore-scripts --no-audit --no-fund --no-save --loglevel=error --prefix . "@node-llama-cpp/linux-x64@$version" >&2
 fi
-if [ ! -x oracle ] || [ "$here/oracle.c" -nt oracle ] || [ "$here/llama_abi.h" -nt oracle ] || [ "$package/package.json" -nt oracle ]; then
-	gcc -O2 -std=gnu11 -Wall -Wextra -DLIB_DIR="\"$libs\"" -o oracle.new "$here/oracle.c" \
+if [ ! -x oracle ] || [ "$here/oracle/oracle.c" -nt oracle ] || [ "$here/oracle/llama_abi.h" -nt oracle ] || [ "$package/package.json" -nt oracle ]; then
+	gcc -O2 -std=gnu11 -Wall -Wextra -DLIB_DIR="\"$libs\"" -o oracle.new "$here/oracle/oracle.c" \
 		-L "$libs" -l:libllama.v0.5.0.so -l:libggml.v0.5.0.so -l:libggml-base.so "-Wl,-rpath,\$ORIGIN/$libs" >&2
 	mv oracle.new oracle
 fi

@@ -82,12 +82,11 @@ type ArchParams struct {
 
 // archRule is what an architecture allows beyond the common part.
 type archRule struct {
-	name     string
-	rotKey   bool // the converter writes rope.dimension_count and vocab_size
-	gemma    bool
-	square   bool // q has as many rows as columns: H*E = D
-	queryKey bool // reserved for architectures whose score scale is a key
-	pattern  int  // sliding layers: all but every pattern-th
+	name    string
+	rotKey  bool // the converter writes rope.dimension_count and vocab_size
+	gemma   bool
+	square  bool // q has as many rows as columns: H*E = D
+	pattern int  // sliding layers: all but every pattern-th
 }
 
 var archRules = []archRule{
@@ -266,10 +265,9 @@ func (p ArchParams) checkGemma(rule archRule) error {
 func ScoresFromMerges(tokens, merges []string) []float32 {
 	rank := make(map[string]int, len(merges))
 	for i, m := range merges {
-		at := strings.IndexByte(m[min(1, len(m)):], ' ') + min(1, len(m))
-		left, right := m[:at], m[min(at+1, len(m)):]
-		if _, seen := rank[left+right]; !seen {
-			rank[left+right] = i
+		piece := strings.Replace(m, " ", "", 1)
+		if _, seen := rank[piece]; !seen {
+			rank[piece] = i
 		}
 	}
 	scores := make([]float32, len(tokens))

@@ -22,10 +22,6 @@ package gguf
 
 import (
 	"errors"
-	"fmt"
-	"io"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 
@@ -36,11 +32,9 @@ import (
 type File struct {
 	Metadata
 
-	name     string
+	name     string // what errors call it
 	version  uint32
-	size     int64
-	data     io.ReaderAt
-	closer   io.Closer
+	data     *formats.File
 	tensors  []formats.TensorInfo
 	byName   map[string]*entry
 	pieces   sync.Pool // *[]byte of pieceBytes
@@ -64,45 +58,34 @@ var _ formats.Source = (*File)(nil)
 // Open reads the metadata and the tensor table of a GGUF file; tensor data is
 // read later, in pieces, by ReadF32.
 func Open(path string) (*File, error) {
-	f, err := os.Open(path)
+	f, err := formats.OpenFile(path)
 	if err != nil {
 		return nil, err
 	}
-	st, err := f.Stat()
+	g, err := New(f)
 	if err != nil {
-		f.Close()
-		return nil, err
+		return nil, errors.Join(err, f.Close())
 	}
-	if !st.Mode().IsRegular() {
-		f.Close()
-		return nil, fmt.Errorf("%s: not a regular file", path)
-	}
-	g, err := New(f, st.Size(), filepath.Base(path))
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	g.closer = f
 	return g, nil
 }
 
-// New reads a GGUF file of size bytes from r; name is what errors call it.
-func New(r io.ReaderAt, size int64, name string) (*File, error) {
-	f := &File{name: name, size: size, data: r}
-	f.pieces.New = func() any {
+// New reads the metadata and the tensor table of f, which the File then owns.
+func New(f *formats.File) (*File, error) {
+	g := &File{name: f.Name(), data: f}
+	g.pieces.New = func() any {
 		b := make([]byte, pieceBytes)
 		return &b
 	}
-	if err := f.parse(); err != nil {
+	if err := g.parse(); err != nil {
 		return nil, err
 	}
-	if err := f.refuseSplit(); err != nil {
+	if err := g.refuseSplit(); err != nil {
 		return nil, err
 	}
-	if err := f.orderRows(); err != nil {
+	if err := g.orderRows(); err != nil {
 		return nil, err
 	}
-	return f, nil
+	return g, nil
 }
 
 // refuseSplit refuses one part of a model that was split over several files.
@@ -130,13 +113,8 @@ func (f *File) Arch() string {
 // type can't be read included.
 func (f *File) Tensors() []formats.TensorInfo { return f.tensors }
 
-// Close closes the file that Open opened.
-func (f *File) Close() error {
-	if f.closer == nil {
-		return nil
-	}
-	return f.closer.Close()
-}
+// Close closes the file.
+func (f *File) Close() error { return f.data.Close() }
 
 // ReadF32 fills dst with the elements [off, off+len(dst)) of a tensor in
 // row-major order. Quantized blocks are dequantized exactly as llama.cpp's
@@ -146,8 +124,8 @@ func (f *File) ReadF32(name string, off int, dst []float32) error {
 	if !ok {
 		return formats.Corrupt(f.name, name, -1, "no such tensor")
 	}
-	if off < 0 || off > e.elems || len(dst) > e.elems-off {
-		return fmt.Errorf("%s: tensor %q: elements %d to %d of %d", f.name, name, off, off+len(dst), e.elems)
+	if err := formats.CheckRange(f.name, name, off, len(dst), e.elems); err != nil {
+		return err
 	}
 	if e.err != nil {
 		return e.err
@@ -189,11 +167,8 @@ func (f *File) readRun(e *entry, off int, dst []float32) error {
 		}
 		raw := (*buf)[:blocks*t.bytes]
 		at := e.info.Offset + int64(block)*int64(t.bytes)
-		if n, err := f.data.ReadAt(raw, at); n < len(raw) {
-			if errors.Is(err, io.EOF) {
-				return formats.Corrupt(f.name, e.info.Name, at, "file ends after %d of %d bytes: truncated since it was opened", n, len(raw))
-			}
-			return fmt.Errorf("%s: tensor %q at byte %d: %w", f.name, e.info.Name, at, err)
+		if err := f.data.ReadFull(e.info.Name, at, raw); err != nil {
+			return err
 		}
 		n := min(blocks*t.elems-within, len(dst))
 		if n == blocks*t.elems {
@@ -216,9 +191,11 @@ func rowLen(shape []int) int {
 	return shape[len(shape)-1]
 }
 
-// Section describes the layout for listings: bytes of header, metadata and
-// table before the data, and the size of the file.
-func (f *File) Section() (dataOffset, size int64) { return f.dataFrom, f.size }
+// DataOffset returns where the data begins, after header, metadata and table.
+func (f *File) DataOffset() int64 { return f.dataFrom }
+
+// Size returns the length of the file.
+func (f *File) Size() int64 { return f.data.Size() }
 
 // isBlock reports whether name is blk.N.part.weight or .bias, and N.
 func isBlock(name string, parts ...string) (block int, ok bool) {

@@ -46,10 +46,11 @@ type cursor struct {
 // takeMax is the most bytes that one take can give.
 const takeMax = 1 << 15
 
-func newCursor(r io.ReaderAt, size int64, file string) *cursor {
+func newCursor(f *formats.File) *cursor {
+	size := f.Size()
 	return &cursor{
-		file: file, size: size, end: min(size, maxHeader),
-		r: bufio.NewReaderSize(io.NewSectionReader(r, 0, size), takeMax),
+		file: f.Name(), size: size, end: min(size, maxHeader),
+		r: bufio.NewReaderSize(f.Section(0, size), takeMax),
 	}
 }
 
@@ -188,7 +189,7 @@ func (c *cursor) array(depth int) any {
 
 // parse reads everything before the data.
 func (f *File) parse() error {
-	c := newCursor(f.data, f.size, f.name)
+	c := newCursor(f.data)
 	tensors, kvs := f.header(c)
 	f.readMetadata(c, kvs)
 	if c.err != nil {
@@ -337,8 +338,8 @@ func (f *File) readTensor(c *cursor, name string) (formats.TensorInfo, *entry) {
 		return bad("rows of %d elements, %s has blocks of %d", cols, t.name, t.elems)
 	}
 	bytes := int64(elems/t.elems) * int64(t.bytes)
-	if off > uint64(f.size) || bytes > f.size-int64(off) {
-		return bad("%d bytes of data at offset %d, the file has %d", bytes, off, f.size)
+	if off > uint64(f.data.Size()) || bytes > f.data.Size()-int64(off) {
+		return bad("%d bytes of data at offset %d, the file has %d", bytes, off, f.data.Size())
 	}
 	e := &entry{typ: t, elems: elems}
 	if t.decode == nil {
@@ -355,8 +356,8 @@ func (f *File) place(align int64) error {
 			return formats.Corrupt(f.name, t.Name, f.dataFrom+t.Offset, "data is not aligned to %d bytes", align)
 		}
 		t.Offset += f.dataFrom
-		if t.Offset > f.size || t.Bytes > f.size-t.Offset {
-			return formats.Corrupt(f.name, t.Name, t.Offset, "shape %v of %s needs %d bytes, the file has %d left", t.Shape, t.Type, t.Bytes, max(0, f.size-t.Offset))
+		if t.Offset > f.data.Size() || t.Bytes > f.data.Size()-t.Offset {
+			return formats.Corrupt(f.name, t.Name, t.Offset, "shape %v of %s needs %d bytes, the file has %d left", t.Shape, t.Type, t.Bytes, max(0, f.data.Size()-t.Offset))
 		}
 	}
 	return nil
