@@ -20,6 +20,8 @@ func archImpls() []Impl {
 	neon.MatF32 = floats{"MatF32", 4, f32Panel1, f32Panel4}.mat
 	neon.MatF16 = floats{"MatF16", 2, f16Panel1, f16Panel4}.mat
 	neon.MatBF16 = floats{"MatBF16", 2, bf16Panel1, bf16Panel4}.mat
+	neon.ScoresF32, neon.ScoresF16, neon.ScoresKV8 = scoresF32Arm, scoresF16Arm, scoresKV8Arm
+	neon.MixF32, neon.MixF16, neon.MixKV8 = mixF32Arm, mixF16Arm, mixKV8Arm
 	neon = checked(neon)
 
 	dot := neon

@@ -135,17 +135,17 @@ join: \
 
 // W8: v(d..d+3) = code^0x80, the level as a signed byte; v8 holds 0x80.
 #define LEVELS8(d, s) \
-	EOR(d, s, 8); \
-	EOR(d+1, s+1, 8); \
-	EOR(d+2, s+2, 8); \
-	EOR(d+3, s+3, 8)
+	EORV(d, s, 8); \
+	EORV(d+1, s+1, 8); \
+	EORV(d+2, s+2, 8); \
+	EORV(d+3, s+3, 8)
 
 // W4: the low nibbles; v8 holds 0x0f.
 #define LOW4(d, s) \
-	AND(d, s, 8); \
-	AND(d+1, s+1, 8); \
-	AND(d+2, s+2, 8); \
-	AND(d+3, s+3, 8)
+	ANDV(d, s, 8); \
+	ANDV(d+1, s+1, 8); \
+	ANDV(d+2, s+2, 8); \
+	ANDV(d+3, s+3, 8)
 
 // W4: the high nibbles.
 #define HIGH4(d, s) \

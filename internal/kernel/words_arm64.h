@@ -38,12 +38,12 @@
 // Bytes and bits.
 #define SHLB(d, n, k) WORD $(0x4f085400 | (k)<<16 | (n)<<5 | (d)) // shl v{d}.16b, v{n}.16b, #{k}
 #define USHRB(d, n, k) WORD $(0x6f080400 | (8-(k))<<16 | (n)<<5 | (d)) // ushr v{d}.16b, v{n}.16b, #{k}
-#define AND(d, n, m) WORD $(0x4e201c00 | (m)<<16 | (n)<<5 | (d)) // and v{d}.16b, v{n}.16b, v{m}.16b
-#define BIC(d, n, m) WORD $(0x4e601c00 | (m)<<16 | (n)<<5 | (d)) // bic v{d}.16b, v{n}.16b, v{m}.16b
-#define ORR(d, n, m) WORD $(0x4ea01c00 | (m)<<16 | (n)<<5 | (d)) // orr v{d}.16b, v{n}.16b, v{m}.16b
-#define EOR(d, n, m) WORD $(0x6e201c00 | (m)<<16 | (n)<<5 | (d)) // eor v{d}.16b, v{n}.16b, v{m}.16b
-#define BSL(d, n, m) WORD $(0x6e601c00 | (m)<<16 | (n)<<5 | (d)) // bsl v{d}.16b, v{n}.16b, v{m}.16b
-#define BIT(d, n, m) WORD $(0x6ea01c00 | (m)<<16 | (n)<<5 | (d)) // bit v{d}.16b, v{n}.16b, v{m}.16b
+#define ANDV(d, n, m) WORD $(0x4e201c00 | (m)<<16 | (n)<<5 | (d)) // and v{d}.16b, v{n}.16b, v{m}.16b
+#define BICV(d, n, m) WORD $(0x4e601c00 | (m)<<16 | (n)<<5 | (d)) // bic v{d}.16b, v{n}.16b, v{m}.16b
+#define ORRV(d, n, m) WORD $(0x4ea01c00 | (m)<<16 | (n)<<5 | (d)) // orr v{d}.16b, v{n}.16b, v{m}.16b
+#define EORV(d, n, m) WORD $(0x6e201c00 | (m)<<16 | (n)<<5 | (d)) // eor v{d}.16b, v{n}.16b, v{m}.16b
+#define BSLV(d, n, m) WORD $(0x6e601c00 | (m)<<16 | (n)<<5 | (d)) // bsl v{d}.16b, v{n}.16b, v{m}.16b
+#define BITV(d, n, m) WORD $(0x6ea01c00 | (m)<<16 | (n)<<5 | (d)) // bit v{d}.16b, v{n}.16b, v{m}.16b
 #define COPY(d, n) WORD $(0x4ea01c00 | (n)<<16 | (n)<<5 | (d)) // mov v{d}.16b, v{n}.16b
 #define ZERO(d) WORD $(0x4f000400 | (d)) // movi v{d}.4s, #0
 #define HIGH(d, n) WORD $(0x6e004000 | (n)<<16 | (n)<<5 | (d)) // ext v{d}.16b, v{n}.16b, v{n}.16b, #8
