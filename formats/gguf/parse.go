@@ -265,14 +265,14 @@ func (f *File) readMetadata(c *cursor, n int) {
 
 func (f *File) alignment() (int64, error) {
 	const key = "general.alignment"
-	n, err := f.Uint(key)
+	n, err := get[uint32](&f.Metadata, key, "uint32")
 	if errors.Is(err, ErrMissing) {
 		return defaultAlignment, nil
 	}
 	if err != nil {
 		return 0, err
 	}
-	if n <= 0 || n > maxAlign || n&(n-1) != 0 {
+	if n == 0 || n > maxAlign || n&(n-1) != 0 {
 		return 0, formats.Corrupt(f.name, "", -1, "%s is %d, wanted a power of two up to %d", key, n, maxAlign)
 	}
 	return int64(n), nil

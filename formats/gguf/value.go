@@ -158,7 +158,7 @@ func appendValue(dst []byte, v any, depth int) ([]byte, error) {
 	if !ok {
 		return nil, fmt.Errorf("no GGUF type for a Go %T", v)
 	}
-	if depth >= maxDepth {
+	if depth+1 >= maxDepth {
 		return nil, fmt.Errorf("arrays nested over %d deep", maxDepth)
 	}
 	dst = appendArray(dst, idArray, len(arr))
