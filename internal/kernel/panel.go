@@ -75,6 +75,12 @@ type format struct {
 	factor    float32 // on the stored scale: W2 counts half levels
 }
 
+var (
+	formatW8 = format{per: 4, bits: 8, mul: 1, zero: 128, factor: 1}
+	formatW4 = format{per: 8, bits: 4, mul: 1, zero: 8, factor: 1}
+	formatW2 = format{per: 16, bits: 2, mul: 2, zero: 3, factor: 0.5}
+)
+
 // decode writes the codes of the first m columns of blocks, two rows to an
 // element: codes[r][k] is row r's plus row r+8's times 2^32. Columns from m on
 // stay as they are, since the activations there are zero.
@@ -107,18 +113,15 @@ func (f *format) dots(d *[Rows]float32, codes *[Rows / 2][Sub]int64, x *[Sub]int
 }
 
 func matW8(dst []float32, ld int, w []byte, x *Acts, group, p0, p1 int) {
-	f := format{per: 4, bits: 8, mul: 1, zero: 128, factor: 1}
-	f.matQ(dst, ld, w, x, group, p0, p1)
+	formatW8.matQ(dst, ld, w, x, group, p0, p1)
 }
 
 func matW4(dst []float32, ld int, w []byte, x *Acts, group, p0, p1 int) {
-	f := format{per: 8, bits: 4, mul: 1, zero: 8, factor: 1}
-	f.matQ(dst, ld, w, x, group, p0, p1)
+	formatW4.matQ(dst, ld, w, x, group, p0, p1)
 }
 
 func matW2(dst []float32, ld int, w []byte, x *Acts, group, p0, p1 int) {
-	f := format{per: 16, bits: 2, mul: 2, zero: 3, factor: 0.5}
-	f.matQ(dst, ld, w, x, group, p0, p1)
+	formatW2.matQ(dst, ld, w, x, group, p0, p1)
 }
 
 // matFloat is the definition of MatF for elements of size bytes. The panel is
