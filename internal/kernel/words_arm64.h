@@ -40,7 +40,6 @@
 #define USHRB(d, n, k) WORD $(0x6f080400 | (8-(k))<<16 | (n)<<5 | (d)) // ushr v{d}.16b, v{n}.16b, #{k}
 #define ANDV(d, n, m) WORD $(0x4e201c00 | (m)<<16 | (n)<<5 | (d)) // and v{d}.16b, v{n}.16b, v{m}.16b
 #define BICV(d, n, m) WORD $(0x4e601c00 | (m)<<16 | (n)<<5 | (d)) // bic v{d}.16b, v{n}.16b, v{m}.16b
-#define ORRV(d, n, m) WORD $(0x4ea01c00 | (m)<<16 | (n)<<5 | (d)) // orr v{d}.16b, v{n}.16b, v{m}.16b
 #define EORV(d, n, m) WORD $(0x6e201c00 | (m)<<16 | (n)<<5 | (d)) // eor v{d}.16b, v{n}.16b, v{m}.16b
 #define BSLV(d, n, m) WORD $(0x6e601c00 | (m)<<16 | (n)<<5 | (d)) // bsl v{d}.16b, v{n}.16b, v{m}.16b
 #define BITV(d, n, m) WORD $(0x6ea01c00 | (m)<<16 | (n)<<5 | (d)) // bit v{d}.16b, v{n}.16b, v{m}.16b
@@ -88,5 +87,4 @@
 #define STPQP(d, n, x, o) WORD $(0xac800000 | (o)<<11 | (n)<<10 | (x)<<5 | (d)) // stp q{d}, q{n}, [x{x}], #{o}
 #define LDSP(d, x) WORD $(0xbc404400 | (x)<<5 | (d)) // ldr s{d}, [x{x}], #4
 #define LDHP(d, x) WORD $(0x7c402400 | (x)<<5 | (d)) // ldr h{d}, [x{x}], #2
-#define LD1R(d, x) WORD $(0x4d40c800 | (x)<<5 | (d)) // ld1r {v{d}.4s}, [x{x}]
 #define LD1RP(d, x) WORD $(0x4ddfc800 | (x)<<5 | (d)) // ld1r {v{d}.4s}, [x{x}], #4
