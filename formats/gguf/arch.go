@@ -40,8 +40,10 @@
 package gguf
 
 import (
+	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 )
 
@@ -143,7 +145,9 @@ func (p ArchParams) KVs() ([]KV, error) {
 		real("rope.scaling.factor", p.RopeLinear)
 	}
 	real("rope.freq_base", p.RopeBase)
-	real("rope.freq_base_swa", p.RopeBaseLocal)
+	if p.slides() {
+		real("rope.freq_base_swa", p.RopeBaseLocal)
+	}
 	real("attention.layer_norm_rms_epsilon", p.NormEps)
 	count("attention.key_length", p.HeadDim)
 	count("attention.value_length", p.HeadDim)
@@ -153,7 +157,7 @@ func (p ArchParams) KVs() ([]KV, error) {
 	}
 	real("attn_logit_softcapping", p.AttnSoftCap)
 	real("final_logit_softcapping", p.FinalSoftCap)
-	if p.SlidingWindow != 0 {
+	if p.slides() {
 		count("attention.sliding_window", p.SlidingWindow)
 		if p.Sliding != nil && !rule.defaultPattern(p.Sliding) {
 			add("attention.sliding_window_pattern", p.Sliding)
@@ -168,6 +172,12 @@ func (p ArchParams) KVs() ([]KV, error) {
 		kvs = append(kvs, KV{"general.quantization_version", uint32(2)})
 	}
 	return kvs, nil
+}
+
+// slides reports whether any layer has a window. llama.cpp aborts on a window
+// that no layer uses, so it is then not written.
+func (p ArchParams) slides() bool {
+	return p.SlidingWindow != 0 && (p.Sliding == nil || slices.Contains(p.Sliding, true))
 }
 
 // defaultPattern reports whether llama.cpp's pattern of sliding layers, all
@@ -243,17 +253,15 @@ func (p ArchParams) checkGemma(rule archRule) error {
 	case !rule.gemma && (p.AttnSoftCap != 0 || p.FinalSoftCap != 0):
 		return fmt.Errorf("soft-caps %g and %g, llama.cpp has none here", p.AttnSoftCap, p.FinalSoftCap)
 	case !rule.gemma && (p.SlidingWindow != 0 || p.Sliding != nil || p.RopeBaseLocal != 0):
-		return fmt.Errorf("sliding attention, llama.cpp has none here")
+		return errors.New("sliding attention, llama.cpp has none here")
 	case p.Arch == "gemma2" && !(p.AttnSoftCap > 0 && p.FinalSoftCap > 0):
 		return fmt.Errorf("soft-caps %g and %g, llama.cpp always caps here", p.AttnSoftCap, p.FinalSoftCap)
-	case p.Arch == "gemma2" && p.SlidingWindow <= 0:
-		return fmt.Errorf("no sliding window, llama.cpp's default is 4096")
+	case p.Arch == "gemma2" && !p.slides():
+		return errors.New("no layer has a sliding window, llama.cpp wants one that does")
 	case p.Arch == "gemma3" && p.AttnSoftCap != 0:
 		return fmt.Errorf("a soft-cap of %g on scores, llama.cpp has none here", p.AttnSoftCap)
-	case p.Arch == "gemma3" && p.SlidingWindow <= 0 && p.Sliding != nil:
-		return fmt.Errorf("sliding layers without a window")
-	case p.Arch == "gemma2" && p.RopeLinear != 0:
-		return fmt.Errorf("linear RoPE scaling, llama.cpp would scale sliding layers too")
+	case p.SlidingWindow < 0 || p.SlidingWindow == 0 && slices.Contains(p.Sliding, true):
+		return fmt.Errorf("sliding layers with a window of %d", p.SlidingWindow)
 	}
 	return nil
 }

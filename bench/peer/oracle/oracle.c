@@ -415,6 +415,7 @@ int main(int argc, char **argv) {
         }
     }
     argc -= optind, argv += optind;
+    setenv("GGML_NO_BACKTRACE", "1", 1); // an abort would start a debugger
     const char *cmd = argc > 0 ? argv[0] : "";
     int args = argc - 1;
     check_abi();
