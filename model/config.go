@@ -274,6 +274,24 @@ func (c *Config) Sub(key string) *Config {
 	return &Config{file: c.file, path: c.path + key + ".", values: values, read: map[string]bool{}, errs: c.errs}
 }
 
+// List returns an array of objects, nil when key is no array or absent.
+func (c *Config) List(key string) []*Config {
+	list, ok := c.get(key).([]any)
+	if !ok {
+		return nil
+	}
+	out := []*Config{}
+	for i, item := range list {
+		values, ok := item.(map[string]any)
+		if !ok {
+			c.Fail(formats.ErrCorrupt, key, "holds %s, wanted objects", brief(item))
+			return nil
+		}
+		out = append(out, &Config{file: c.file, path: fmt.Sprintf("%s%s[%d].", c.path, key, i), values: values, read: map[string]bool{}, errs: c.errs})
+	}
+	return out
+}
+
 // Only refuses any value of key but absence, null and the given ones, which
 // are strings, bools or ints: the key changes the numbers, and only these
 // values are implemented.
@@ -326,6 +344,9 @@ var harmless = strings.Fields(`
 	encoder_no_repeat_ngram_size bad_words_ids num_return_sequences remove_invalid_values
 	exponential_decay_length_penalty suppress_tokens begin_suppress_tokens
 	chunk_size_feed_forward tie_encoder_decoder cross_attention_hidden_size`)
+
+// Ignore marks a key as read: it is known not to change the numbers here.
+func (c *Config) Ignore(key string) { c.read[key] = true }
 
 // Unread returns the keys that nothing has read, that are not null and not on
 // the list of harmless ones, sorted.
