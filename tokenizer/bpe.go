@@ -1,6 +1,7 @@
 package tokenizer
 
 import (
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -53,7 +54,7 @@ func newBPE(s *spec, v *vocab) *bpeModel {
 			m.byteIDs[b] = v.find(byteTokens[b], false)
 		}
 	}
-	if !m.raw && !m.ignoreMerges && m.prefix == "" && m.suffix == "" && v.find(spaceMark, false) >= 0 {
+	if !m.raw && !m.ignoreMerges && m.prefix == "" && m.suffix == "" && v.find(spaceMark, false) >= 0 && m.keepsAll() {
 		m.cut = newCutter()
 		for i := range s.merges {
 			left, right := v.at(s.merges[i].left), v.at(s.merges[i].right)
@@ -69,6 +70,12 @@ func newBPE(s *spec, v *vocab) *bpeModel {
 		}
 	}
 	return m
+}
+
+// keepsAll reports whether every character has a symbol: one that vanishes
+// would let a merge join what stands on its two sides, across a cut.
+func (m *bpeModel) keepsAll() bool {
+	return m.unk >= 0 || m.byteFallback && !slices.Contains(m.byteIDs[:], -1)
 }
 
 var byteTokens = func() (t [256]string) {
@@ -130,7 +137,8 @@ func (m *bpeModel) appendWord(dst []int32, w string, sc *scratch) []int32 {
 
 func (m *bpeModel) mergeWord(dst []int32, w string, sc *scratch) []int32 {
 	if m.ignoreMerges {
-		if id := m.find(w, m.raw); id >= 0 {
+		// A special token is never the encoding of plain text.
+		if id := m.find(w, m.raw); id >= 0 && m.kind[id]&kindMask != kindControl {
 			return append(dst, id)
 		}
 	}
@@ -146,6 +154,7 @@ func (m *bpeModel) mergeWord(dst []int32, w string, sc *scratch) []int32 {
 			sc.ids = append(sc.ids, id)
 		}
 		if !complete {
+			sc.ids = sc.ids[:0]
 			m.symbols(string(appendByteLevelEncoded(nil, w)), sc)
 		}
 	} else {

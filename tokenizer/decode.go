@@ -63,12 +63,14 @@ func (s *Stream) Flush() string {
 
 func (s *Stream) push(id int32) {
 	v := s.t.spec.vocab
-	if !v.has(id) || s.skipSpecial && s.t.special[id] {
+	if !v.has(id) {
 		return
 	}
 	x := token{v.at(id), v.kind[id]&kindRaw != 0}
 	if form, ok := s.t.decoded[id]; ok {
-		x = token{form, false}
+		x = token{form, false} // the reference does not know it for special then
+	} else if s.skipSpecial && s.t.special[id] {
+		return
 	}
 	s.pass(0, x)
 }

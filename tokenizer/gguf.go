@@ -194,6 +194,11 @@ func (g *GGUFVocab) load(s *spec, tokens []string, raw bool) error {
 		}
 	}
 	g.override(kinds)
+	for i := range kinds {
+		if kinds[i] == kindUser && isMarkup(tokens[i]) {
+			kinds[i] |= kindMarkup
+		}
+	}
 	var err error
 	if s.vocab, err = newVocab(tokens, kinds, raw); err != nil {
 		return err
@@ -219,7 +224,7 @@ func (g *GGUFVocab) literalTokens(v *vocab, tokens []string, kinds []byte) error
 	var blob strings.Builder
 	off := make([]uint32, 1, len(v.off))
 	for i := range tokens {
-		if kinds[i] != kindNormal && v.kind[i]&kindRaw != 0 {
+		if kinds[i]&kindMask != kindNormal && v.kind[i]&kindRaw != 0 {
 			v.kind[i] &^= kindRaw
 			blob.WriteString(tokens[i])
 		} else {

@@ -14,11 +14,12 @@ type normalizer func(string) (string, error)
 
 // compileNormalizers makes the functions for s.normalize. The steps are those
 // of Hugging Face tokenizers, and two that are not in any tokenizer.json: "spm"
-// for SentencePiece models and "wpm" for llama.cpp's BERT vocabularies.
-func compileNormalizers(s *spec) ([]normalizer, error) {
+// for SentencePiece models and "wpm" for llama.cpp's BERT vocabularies. plain
+// makes those for text in which nothing marks up a chat.
+func compileNormalizers(s *spec, plain bool) ([]normalizer, error) {
 	var out []normalizer
 	for _, st := range s.normalize {
-		n, err := compileNormalizer(s, st)
+		n, err := compileNormalizer(s, st, plain)
 		if err != nil {
 			return nil, fmt.Errorf("normalizer %s: %w", st.op, err)
 		}
@@ -31,7 +32,7 @@ func pure(f func(string) string) normalizer {
 	return func(s string) (string, error) { return f(s), nil }
 }
 
-func compileNormalizer(s *spec, st step) (normalizer, error) {
+func compileNormalizer(s *spec, st step, plain bool) (normalizer, error) {
 	switch st.op {
 	case "prepend":
 		return pure(func(x string) string {
@@ -73,7 +74,7 @@ func compileNormalizer(s *spec, st step) (normalizer, error) {
 	case "wpm": // a: lowercase, b: strip accents
 		return pure(func(x string) string { return strings.Join(wpmWords(x, st.a, st.b), " ") }), nil
 	case "spm":
-		return newSPMNormalizer(s, st)
+		return newSPMNormalizer(s, st, plain)
 	}
 	return nil, fmt.Errorf("%w: unknown normalizer", ErrUnsupported)
 }

@@ -19,6 +19,7 @@ type scoreModel struct {
 	byteFallback bool
 	unk          int32
 	user         *matcher
+	plain        bool // pieces that mark up chats do not exist
 	unused       bool // some piece is unused
 	maxLen       int  // bytes of the longest piece that can be merged to
 	cut          cutter
@@ -32,10 +33,12 @@ type scorePair struct {
 	size        int32
 }
 
-func newScoreModel(s *spec, v *vocab) *scoreModel {
-	m := &scoreModel{vocab: v, scores: s.scores32(), byteFallback: s.byteFallback, unk: s.unk, cut: newCutter()}
+func newScoreModel(s *spec, v *vocab, plain bool) *scoreModel {
+	m := &scoreModel{vocab: v, scores: s.scores32(), byteFallback: s.byteFallback, unk: s.unk, cut: newCutter(), plain: plain}
 	m.byteIDs = bytePieces(v)
-	m.user = userPieces(v)
+	if s.family == familySPM { // llama.cpp finds them before the model does
+		m.user = userPieces(v, plain)
+	}
 	for id := range v.kind {
 		k := v.kind[id] & kindMask
 		if k != kindNormal && k != kindUser && k != kindUnused {
@@ -69,10 +72,14 @@ func bytePieces(v *vocab) (ids [256]int32) {
 	return ids
 }
 
-// userPieces returns the matcher for user-defined pieces, nil if there are none.
-func userPieces(v *vocab) *matcher {
+// userPieces returns the matcher for user-defined pieces, with plain only for
+// those that do not mark up chats; nil if there are none.
+func userPieces(v *vocab, plain bool) *matcher {
 	var pats []pattern
 	for id := range v.kind {
+		if plain && v.kind[id]&kindMarkup != 0 {
+			continue
+		}
 		if v.kind[id]&kindMask == kindUser && v.off[id] != v.off[id+1] {
 			pats = append(pats, pattern{v.at(int32(id)), int32(id)})
 		}
@@ -92,6 +99,9 @@ func (m *scoreModel) mergeable(s string) int32 {
 	if id < 0 {
 		return -1
 	}
+	if m.plain && m.kind[id]&kindMarkup != 0 {
+		return -1
+	}
 	switch m.kind[id] & kindMask {
 	case kindNormal, kindUser, kindUnused:
 		return id
@@ -100,10 +110,25 @@ func (m *scoreModel) mergeable(s string) int32 {
 }
 
 func (m *scoreModel) appendText(dst []int32, s string, sc *scratch) ([]int32, error) {
-	if m.user != nil {
-		// A frozen piece may hold a mark, so no cut is safe.
-		return m.mergeWord(dst, s, sc), nil
+	if m.user == nil {
+		return m.appendWords(dst, s, sc), nil
 	}
+	at := 0
+	for i := 0; i < len(s); {
+		if id, n := m.user.longest(s[i:]); n > 0 {
+			dst = append(m.appendWords(dst, s[at:i], sc), id)
+			i += n
+			at = i
+			continue
+		}
+		_, n := utf8.DecodeRuneInString(s[i:])
+		i += n
+	}
+	return m.appendWords(dst, s[at:], sc), nil
+}
+
+// appendWords encodes text without user-defined pieces, word by word.
+func (m *scoreModel) appendWords(dst []int32, s string, sc *scratch) []int32 {
 	for len(s) > 0 {
 		n := m.cut.next(s)
 		w := s[:n]
@@ -116,29 +141,17 @@ func (m *scoreModel) appendText(dst []int32, s string, sc *scratch) ([]int32, er
 		}
 		s = s[n:]
 	}
-	return dst, nil
+	return dst
 }
 
 // mergeWord encodes w. sc.starts holds the start of each symbol's text, sc.ids
-// its length in bytes (0: merged away; negative: frozen).
+// its length in bytes, 0 once it is merged into another.
 func (m *scoreModel) mergeWord(dst []int32, w string, sc *scratch) []int32 {
 	sc.ids, sc.starts = sc.ids[:0], sc.starts[:0]
 	for i := 0; i < len(w); {
-		n, frozen := 0, false
-		if m.user != nil {
-			if _, l := m.user.longest(w[i:]); l > 0 {
-				n, frozen = l, true
-			}
-		}
-		if n == 0 {
-			_, n = utf8.DecodeRuneInString(w[i:])
-		}
+		_, n := utf8.DecodeRuneInString(w[i:])
 		sc.starts = append(sc.starts, int32(i))
-		if frozen {
-			sc.ids = append(sc.ids, -int32(n))
-		} else {
-			sc.ids = append(sc.ids, int32(n))
-		}
+		sc.ids = append(sc.ids, int32(n))
 		i += n
 	}
 	n := len(sc.ids)
@@ -149,11 +162,7 @@ func (m *scoreModel) mergeWord(dst []int32, w string, sc *scratch) []int32 {
 	m.mergeSymbols(w, sc)
 	out := &pieceWriter{m: m, dst: dst}
 	for i := int32(0); i >= 0; i = sc.next[i] {
-		size := sc.ids[i]
-		if size < 0 {
-			size = -size
-		}
-		m.emit(w[sc.starts[i]:sc.starts[i]+size], out)
+		m.emit(w[sc.starts[i]:sc.starts[i]+sc.ids[i]], out)
 	}
 	return out.dst
 }
@@ -162,7 +171,7 @@ func (m *scoreModel) mergeSymbols(w string, sc *scratch) {
 	size, prev, next := sc.ids, sc.prev, sc.next
 	h := sc.sheap[:0]
 	add := func(l, r int32) {
-		if l < 0 || r < 0 || size[l] < 0 || size[r] < 0 {
+		if l < 0 || r < 0 {
 			return
 		}
 		n := size[l] + size[r]

@@ -3,6 +3,7 @@ package tokenizer
 import (
 	"fmt"
 	"math"
+	"slices"
 	"sort"
 )
 
@@ -55,6 +56,7 @@ type spec struct {
 	charsmap  []byte  // SentencePiece's precompiled normalization
 	unkText   string  // SentencePiece: what an unknown token decodes to
 	template  string  // chat template found in the same file
+	order     []int32 // ids by ascending token, if known; unigram and greedy models
 }
 
 // step is one stage of a normalizer, pre-tokenizer or decoder; what its fields
@@ -139,6 +141,31 @@ func (s *spec) check() error {
 	return nil
 }
 
+// ordered makes the matcher of pats, by s.order where that is indeed their order,
+// so that a large vocabulary need not be sorted at each start.
+func (s *spec) ordered(pats []pattern) *matcher {
+	if len(s.order) != len(pats) {
+		return newMatcher(pats)
+	}
+	at := make([]int32, s.vocab.size())
+	for i, p := range pats {
+		at[p.id] = int32(i) + 1
+	}
+	sorted := make([]pattern, 0, len(pats))
+	for i, id := range s.order {
+		if id < 0 || int(id) >= len(at) || at[id] == 0 {
+			return newMatcher(pats)
+		}
+		p := pats[at[id]-1]
+		at[id] = 0
+		if i > 0 && p.text < sorted[i-1].text {
+			return newMatcher(pats)
+		}
+		sorted = append(sorted, p)
+	}
+	return matcherOf(sorted)
+}
+
 // textModel turns normalized, pre-tokenized text into ids.
 type textModel interface {
 	appendText(dst []int32, s string, sc *scratch) ([]int32, error)
@@ -151,13 +178,15 @@ func build(s *spec) (*Tokenizer, error) {
 	}
 	sort.Slice(s.eog, func(i, j int) bool { return s.eog[i] < s.eog[j] })
 	t := &Tokenizer{spec: s, cache: new(wordCache)}
+	// SentencePiece's raw text alone recognises markup inside the model.
+	markup := slices.ContainsFunc(s.vocab.kind, func(k byte) bool { return k&kindMarkup != 0 })
 	switch s.model {
 	case modelBPE:
 		t.model = newBPE(s, s.vocab)
 	case modelScoreBPE:
-		t.model = newScoreModel(s, s.vocab)
+		t.model = newScoreModel(s, s.vocab, markup)
 	case modelUnigram:
-		t.model = newUnigram(s, s.vocab)
+		t.model = newUnigram(s, s.vocab, markup)
 	case modelWordPiece:
 		t.model = &wordPieceModel{vocab: s.vocab, prefix: s.subwordPrefix, maxWord: s.maxWord, unk: s.unk}
 	case modelWordLevel:
@@ -168,8 +197,20 @@ func build(s *spec) (*Tokenizer, error) {
 		return nil, fmt.Errorf("%w: model kind %d", ErrUnsupported, s.model)
 	}
 	var err error
-	if t.norm, err = compileNormalizers(s); err != nil {
+	if t.norm, err = compileNormalizers(s, true); err != nil {
 		return nil, err
+	}
+	t.rawModel, t.rawNorm = t.model, t.norm
+	if markup && s.family == familySPM {
+		if t.rawNorm, err = compileNormalizers(s, false); err != nil {
+			return nil, err
+		}
+		switch s.model {
+		case modelScoreBPE:
+			t.rawModel = newScoreModel(s, s.vocab, false)
+		case modelUnigram:
+			t.rawModel = newUnigram(s, s.vocab, false)
+		}
 	}
 	if t.pre, t.scan, err = compilePre(s); err != nil {
 		return nil, err

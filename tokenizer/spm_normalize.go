@@ -26,10 +26,10 @@ type spmNormalizer struct {
 	suffix       bool
 }
 
-func newSPMNormalizer(s *spec, st step) (normalizer, error) {
+func newSPMNormalizer(s *spec, st step, plain bool) (normalizer, error) {
 	n := &spmNormalizer{dummy: st.a, trim: st.b, escape: st.n&spmEscape != 0, suffix: st.n&spmSuffix != 0}
-	if s.model == modelScoreBPE || s.model == modelUnigram {
-		n.user = userPieces(s.vocab)
+	if s.family == familySPM || s.model == modelUnigram {
+		n.user = userPieces(s.vocab, plain)
 	}
 	if m := s.charsmap; len(m) > 0 {
 		if len(m) < 4 {
@@ -112,7 +112,7 @@ func (n *spmNormalizer) normalize(s string) string {
 	if n.escape {
 		space = spaceMark
 	}
-	if len(n.trie) == 0 && n.user == nil && !n.trim && !n.suffix {
+	if len(n.trie) == 0 && !n.trim && !n.suffix {
 		s = strings.ReplaceAll(s, " ", space)
 		if n.dummy {
 			s = space + s

@@ -20,19 +20,22 @@ import (
 
 // Tokenizer is immutable after loading: any number of goroutines may use it.
 type Tokenizer struct {
-	spec    *spec
-	model   textModel
-	norm    []normalizer
-	pre     []splitter
-	scan    scanFunc // whole pre-tokenizer of a byte-level model, where hand-written
-	stages  []stageMaker
-	plain   *addedSet // added tokens found in text as it stands
-	normed  *addedSet // added tokens found in normalized text
-	literal *addedSet // all added tokens as written, for EncodeSegments
-	special map[int32]bool
-	decoded map[int32]string // added tokens that decode to their normalized form
-	cache   *wordCache
-	pool    sync.Pool
+	spec  *spec
+	model textModel
+	norm  []normalizer
+	// SentencePiece's raw text, in which pieces that mark up chats count.
+	rawModel textModel
+	rawNorm  []normalizer
+	pre      []splitter
+	scan     scanFunc // whole pre-tokenizer of a byte-level model, where hand-written
+	stages   []stageMaker
+	plain    *addedSet // added tokens found in text as it stands
+	normed   *addedSet // added tokens found in normalized text
+	literal  *addedSet // all added tokens as written, for EncodeSegments
+	special  map[int32]bool
+	decoded  map[int32]string // added tokens that decode to their normalized form
+	cache    *wordCache
+	pool     sync.Pool
 }
 
 // Segment is a part of a rendered chat. Only the template's own text may
@@ -50,15 +53,15 @@ type Segment struct {
 // Errors: a regex of the tokenizer that runs out of time, or text without a
 // token in a vocabulary without an unknown token.
 func (t *Tokenizer) Encode(text string, addSpecial bool) ([]int32, error) {
-	sets := scopeNone
+	scope := scopeRaw
 	if t.spec.parseRaw {
-		sets = scopeAll
+		scope = scopeAll
 	}
 	var dst []int32
 	if addSpecial {
 		dst = append(dst, t.spec.prefix...)
 	}
-	dst, err := t.encode(dst, text, sets)
+	dst, err := t.encode(dst, text, scope)
 	if err == nil && addSpecial {
 		dst = append(dst, t.spec.suffix...)
 	}
@@ -130,13 +133,14 @@ func validUTF8(s string) string {
 const (
 	scopeNone = iota
 	scopeAll
+	scopeRaw // none before the model, but the model's own
 )
 
 func (t *Tokenizer) encode(dst []int32, text string, scope int) ([]int32, error) {
 	text = validUTF8(text)
 	sc := t.pool.Get().(*scratch)
 	defer t.pool.Put(sc)
-	if scope == scopeNone || t.plain == nil {
+	if scope != scopeAll || t.plain == nil {
 		return t.fragment(dst, text, true, scope, sc)
 	}
 	err := t.plain.split(text, []span{{0, len(text)}}, func(part string, start int, id int32) error {
@@ -158,13 +162,17 @@ func (t *Tokenizer) fragment(dst []int32, s string, first bool, scope int, sc *s
 		return dst, nil
 	}
 	var err error
-	for _, n := range t.norm {
+	norm := t.norm
+	if scope == scopeRaw {
+		norm = t.rawNorm
+	}
+	for _, n := range norm {
 		if s, err = n(s); err != nil {
 			return dst, err
 		}
 	}
-	if scope == scopeNone || t.normed == nil {
-		return t.words(dst, s, first, sc)
+	if scope != scopeAll || t.normed == nil {
+		return t.words(dst, s, first, scope, sc)
 	}
 	err = t.normed.split(s, []span{{0, len(s)}}, func(part string, start int, id int32) error {
 		if id >= 0 {
@@ -172,14 +180,14 @@ func (t *Tokenizer) fragment(dst []int32, s string, first bool, scope int, sc *s
 			return nil
 		}
 		var err error
-		dst, err = t.words(dst, part, first && start == 0, sc)
+		dst, err = t.words(dst, part, first && start == 0, scope, sc)
 		return err
 	})
 	return dst, err
 }
 
 // words pre-tokenizes normalized text and gives the words to the model.
-func (t *Tokenizer) words(dst []int32, s string, first bool, sc *scratch) ([]int32, error) {
+func (t *Tokenizer) words(dst []int32, s string, first bool, scope int, sc *scratch) ([]int32, error) {
 	if s == "" {
 		return dst, nil
 	}
@@ -192,8 +200,12 @@ func (t *Tokenizer) words(dst []int32, s string, first bool, sc *scratch) ([]int
 		}
 		return dst, nil
 	}
+	model := t.model
+	if scope == scopeRaw {
+		model = t.rawModel
+	}
 	if len(t.pre) == 0 {
-		return t.model.appendText(dst, s, sc)
+		return model.appendText(dst, s, sc)
 	}
 	in, out := append(sc.pieces[:0], piece{s, first}), sc.other[:0]
 	var err error
@@ -208,7 +220,7 @@ func (t *Tokenizer) words(dst []int32, s string, first bool, sc *scratch) ([]int
 	}
 	sc.pieces, sc.other = in, out
 	for _, x := range in {
-		if dst, err = t.model.appendText(dst, x.text, sc); err != nil {
+		if dst, err = model.appendText(dst, x.text, sc); err != nil {
 			return dst, err
 		}
 	}

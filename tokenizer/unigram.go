@@ -6,13 +6,13 @@ import (
 
 // The unigram language model tokenizer (Kudo, arXiv:1804.10959): of all ways
 // to cut the text into pieces, the one of the greatest sum of scores, found by
-// dynamic programming over byte positions. SentencePiece adds scores in
+// dynamic programming over byte positions. SentencePiece keeps sums in
 // float32, Hugging Face tokenizers and llama.cpp in float64; where sums nearly
 // tie the result depends on it, so the model carries which it is.
 type unigramModel struct {
 	*vocab
 	scores       []float64
-	single       bool // add in float32, as SentencePiece does
+	single       bool // keep sums in float32, as SentencePiece does
 	hf           bool // Hugging Face rules: no bonus for user-defined pieces
 	trie         *matcher
 	byteIDs      [256]int32
@@ -24,7 +24,7 @@ type unigramModel struct {
 
 const unkPenalty = 10 // below the lowest score; SentencePiece's kUnkPenalty
 
-func newUnigram(s *spec, v *vocab) *unigramModel {
+func newUnigram(s *spec, v *vocab, plain bool) *unigramModel {
 	m := &unigramModel{vocab: v, scores: s.scores, single: s.family == familySPM, hf: s.family == familyHF,
 		byteFallback: s.byteFallback, unk: s.unk}
 	m.maxScore = 0x1p-126 // SentencePiece starts from FLT_MIN, so the bonus is about -0.1
@@ -34,7 +34,7 @@ func newUnigram(s *spec, v *vocab) *unigramModel {
 	var low float64
 	for id := range v.kind {
 		k := v.kind[id] & kindMask
-		if k == kindAbsent || v.off[id] == v.off[id+1] {
+		if k == kindAbsent || v.off[id] == v.off[id+1] || plain && v.kind[id]&kindMarkup != 0 {
 			continue
 		}
 		if m.hf || k == kindNormal {
@@ -48,7 +48,7 @@ func newUnigram(s *spec, v *vocab) *unigramModel {
 			pats = append(pats, pattern{v.at(int32(id)), int32(id)})
 		}
 	}
-	m.trie = newMatcher(pats)
+	m.trie = s.ordered(pats)
 	m.unkScore = low - unkPenalty
 	return m
 }
@@ -78,7 +78,11 @@ func (m *unigramModel) appendText(dst []int32, s string, sc *scratch) ([]int32, 
 			whole = whole || n == size
 		})
 		if !whole {
-			m.offer(&best[i+size], here, m.unkScore, i, m.unk)
+			score := m.unkScore
+			if m.single {
+				score = float64(float32(here)+float32(score)) - here // this sum is float32 throughout
+			}
+			m.offer(&best[i+size], here, score, i, m.unk)
 		}
 		i += size
 	}
@@ -97,14 +101,18 @@ func (m *unigramModel) pieceScore(id int32, n int) float64 {
 	return 0
 }
 
+// offer proposes a piece as the last of the best way to b. SentencePiece adds
+// in float64, compares that with the best so far, and keeps it as a float32;
+// exact ties such as "=" "==" against "==" "=" hang on it.
 func (m *unigramModel) offer(b *bestEnd, here, score float64, start int, id int32) {
 	sum := here + score
+	if b.start >= 0 && sum <= b.score {
+		return
+	}
 	if m.single {
-		sum = float64(float32(score) + float32(here))
+		sum = float64(float32(sum))
 	}
-	if b.start < 0 || sum > b.score {
-		*b = bestEnd{sum, int32(start), id}
-	}
+	*b = bestEnd{sum, int32(start), id}
 }
 
 func (m *unigramModel) backtrack(dst []int32, s string, best []bestEnd) ([]int32, error) {
@@ -114,29 +122,42 @@ func (m *unigramModel) backtrack(dst []int32, s string, best []bestEnd) ([]int32
 		rev = append(rev, best[end])
 		ends = append(ends, end)
 	}
-	unknown := false
 	for i := len(rev) - 1; i >= 0; i-- {
 		if rev[i].id != m.unk {
 			dst = append(dst, rev[i].id)
-			unknown = false
 			continue
 		}
-		if m.byteFallback && m.bytesOf(s[rev[i].start:ends[i]]) {
-			for j := rev[i].start; j < ends[i]; j++ {
-				dst = append(dst, m.byteIDs[s[j]])
-			}
-			unknown = false
-			continue
+		start := rev[i].start
+		for i > 0 && rev[i-1].id == m.unk {
+			i--
 		}
-		if m.unk < 0 {
-			return dst, errUnknown(s[rev[i].start:ends[i]])
+		var err error
+		if dst, err = m.unknown(dst, s[start:ends[i]]); err != nil {
+			return dst, err
 		}
-		if !unknown {
-			dst = append(dst, m.unk)
-		}
-		unknown = true
 	}
 	return dst, nil
+}
+
+// unknown writes a run of unknown text: as bytes, or as one unknown token.
+// Hugging Face first looks whether the run as a whole is a token, which it can
+// be only if the text spells the unknown token itself.
+func (m *unigramModel) unknown(dst []int32, s string) ([]int32, error) {
+	if m.hf {
+		if id := m.find(s, false); id >= 0 {
+			return append(dst, id), nil
+		}
+	}
+	if m.byteFallback && m.bytesOf(s) {
+		for j := 0; j < len(s); j++ {
+			dst = append(dst, m.byteIDs[s[j]])
+		}
+		return dst, nil
+	}
+	if m.unk < 0 {
+		return dst, errUnknown(s)
+	}
+	return append(dst, m.unk), nil
 }
 
 func (m *unigramModel) bytesOf(s string) bool {

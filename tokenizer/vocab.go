@@ -28,6 +28,7 @@ const (
 	kindByte    = 6
 	kindMask    = 7
 	kindRaw     = 8
+	kindMarkup  = 16 // a user-defined piece that marks up chats
 )
 
 // vocab maps ids to token strings and back. All strings lie in one blob, so

@@ -92,7 +92,7 @@ func newGreedy(s *spec) *greedyModel {
 			pats = append(pats, pattern{t, int32(id)})
 		}
 	}
-	return &greedyModel{trie: newMatcher(pats), unk: s.unk}
+	return &greedyModel{trie: s.ordered(pats), unk: s.unk}
 }
 
 func (m *greedyModel) appendText(dst []int32, s string, _ *scratch) ([]int32, error) {
