@@ -9,9 +9,9 @@
 //
 // Vector instructions for 16 elements: 4 FMLA, 4 more to widen float16, 10 more
 // for codes (6 SXTL, 4 SCVTF): 2, 4 and 7 cycles on a Cortex-A76 class core with
-// two 128-bit pipes, for 64, 32 and 16 bytes of cache. A score adds the tree, 7
-// instructions in a chain of about 12 cycles that overlaps with the next
-// position's loads.
+// two 128-bit pipes, for 64, 32 and 16 bytes of cache. A score adds the tree: 6
+// instructions in one chain, which overlaps with the next position on a core
+// that works out of order.
 
 //go:build !purego
 

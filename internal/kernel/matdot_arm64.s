@@ -6,18 +6,18 @@
 // with one XOR by 0x80. W4 codes 0..15 and twice the W2 codes, 0..6, are fine
 // as they are; their accumulators start at -8*sum and -3*sum.
 //
-// Vector instructions for 16 rows and 32 activations, apart from loads:
+// Vector instructions for 16 rows and 32 activations (counted in the object
+// code, loads apart):
 //
 //	          1 token                          4 tokens
-//	W8   32 EOR + 32 SDOT + 16 = 80       32 EOR + 128 SDOT + 56 = 216
-//	W4   32 unpack + 32 SDOT + 20 = 84    32 + 128 + 72 = 232
-//	W2   64 unpack + 32 SDOT + 20 = 116   64 + 128 + 72 = 264
+//	W8   32 EOR + 32 SDOT + 16 = 80       32 EOR + 128 SDOT + 68 = 228
+//	W4   32 unpack + 32 SDOT + 16 = 80    32 + 128 + 68 = 228
+//	W2   64 unpack + 32 SDOT + 16 = 112   64 + 128 + 72 = 264
 //
-// A core of the Cortex-A76 class issues two 128-bit vector operations a cycle
-// (Arm Cortex-A76 Software Optimization Guide, section 2.1), which bounds one
-// token at 40, 42 and 58 cycles for 512, 256 and 128 bytes of codes: 12.8, 6.1
-// and 2.2 bytes a cycle; and four tokens at 27, 29 and 33 cycles a token for
-// 512 products, 15 to 19 a cycle.
+// A core of the Cortex-A76 class starts two 128-bit vector operations a cycle
+// (Arm, Cortex-A76 Software Optimization Guide), which bounds one token at 40,
+// 40 and 56 cycles for 512, 256 and 128 bytes of codes: 12.8, 6.4 and 2.3 bytes
+// a cycle; and four tokens at 29, 29 and 33 cycles a token for 512 products.
 
 //go:build !purego
 

@@ -5,8 +5,9 @@
 // Vector instructions for 16 rows and one k: 4 FMLA a token, and 4 to widen
 // float16 or bfloat16. On a Cortex-A76 class core with two 128-bit pipes four
 // tokens take 8 cycles (10 from 16 bits) for 64 products. One token waits for
-// its chain of four FMLA, 4 cycles a k (the latency in Arm's Cortex-A76
-// Software Optimization Guide): 16 bytes of float32 or 8 of 16 bits a cycle.
+// the latency of FMLA, 4 cycles a k (Arm, Cortex-A76 Software Optimization
+// Guide): 16 bytes of float32 or 8 of 16 bits a cycle, above what one such core
+// gets from memory.
 
 //go:build !purego
 

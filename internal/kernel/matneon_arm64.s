@@ -12,18 +12,18 @@
 //	W2  twice the code, 0..6, likewise: 6096. Both stay in 16 bits for the
 //	    whole sub-group; SADDLP once.
 //
-// Vector instructions for 16 rows and 32 activations, LD1R counted as one:
+// Vector instructions for 16 rows and 32 activations (counted in the object
+// code, loads apart; LD1R brings 9 or 10 a token more):
 //
-//	          1 token                                2 tokens
-//	W8   32 EOR + 64 + 32 SADALP + 8 + 20 = 156     32 + 192 + 16 + 36 = 276
-//	W4   32 unpack + 64 + 8 + 8 + 30 = 142          32 + 128 + 16 + 60 = 236
-//	W2   64 unpack + 64 + 8 + 8 + 30 = 174          64 + 128 + 16 + 60 = 268
+//	          1 token                                  2 tokens
+//	W8   32 EOR + 64 SMULL/SMLAL + 32 + 24 = 152     32 + 128 + 64 + 52 = 276
+//	W4   32 unpack + 64 + 37 = 133                   32 + 128 + 78 = 238
+//	W2   64 unpack + 64 + 37 = 165                   64 + 128 + 82 = 274
 //
-// On a core of the Cortex-A76 class, with two 128-bit vector operations a cycle,
-// that bounds one token at 78, 71 and 87 cycles for 512 products. (The widening
-// products run in one of the two pipes there, which makes W8 and W4 about 64
-// cycles in that pipe alone; such a core has SDOT and takes "neondot".) A
-// Cortex-A53 executes 128-bit operations in two halves: about twice that.
+// At the two 128-bit vector operations a cycle of a Cortex-A76 class core that
+// bounds one token at 76, 67 and 83 cycles for 512 products, two tokens at 69,
+// 60 and 69 cycles a token. A Cortex-A53, with pipes of 64 bits, needs at least
+// twice that.
 
 //go:build !purego
 

@@ -6,17 +6,18 @@
 // constants come from the table expTable (vector_arm64.go), one vector each:
 // a load costs no vector slot, a copy would.
 //
-// Vector instructions for 16 elements: exp 104, tanh 104+72; softmax's second
-// pass 112, SiLU 128, GELU 216, norm 16 in two passes. On a Cortex-A76 class
-// core with two 128-bit pipes: 3.5 cycles an element for softmax, 4 for SiLU and
-// 7 for GELU, besides the divisions.
+// Vector instructions for 16 elements (counted in the object code): softmax's
+// second pass 112, SiLU 120, GELU 204, soft-cap 180, norm 12 in two passes. At
+// the two 128-bit vector operations a cycle of a Cortex-A76 class core: 3.5
+// cycles an element for softmax, 3.8 for SiLU and 6.4 for GELU, besides the
+// divisions.
 
 //go:build !purego
 
 #include "textflag.h"
 #include "words_arm64.h"
 
-// Offsets in expTable.
+// Offsets in expTable, whose LN2HI and LN2LO are negated as Exp uses them.
 #define LOG2E 0
 #define LN2HI 16
 #define LN2LO 32
