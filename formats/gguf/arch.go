@@ -223,7 +223,7 @@ func (p ArchParams) check() (archRule, error) {
 	case rule.square && p.Heads*p.HeadDim != p.Embedding:
 		return rule, fmt.Errorf("%d heads of %d are not the hidden size %d, which llama.cpp takes q's rows to be", p.Heads, p.HeadDim, p.Embedding)
 	case p.Sliding != nil && len(p.Sliding) != p.Blocks:
-		return rule, fmt.Errorf("Sliding has %d entries for %d layers", len(p.Sliding), p.Blocks)
+		return rule, fmt.Errorf("pattern Sliding has %d entries for %d layers", len(p.Sliding), p.Blocks)
 	}
 	if err := p.checkScale(rule); err != nil {
 		return rule, err

@@ -11,8 +11,8 @@
 // A byte of codes holds weight j in its low half and weight j+16 in its high
 // half; bit j of the high bits, a 32-bit number, is bit 4 of code j.
 //
-// Products are rounded before the minimum is added, as the reference's are:
-// float32(...) keeps Go from fusing the two.
+// The product of a float16 and a code is exact in a float32, so it makes no
+// difference whether the addition of the minimum is fused with it.
 
 package gguf
 
@@ -52,8 +52,8 @@ func decodeQ4_1(dst []float32, src []byte) {
 	for ; len(dst) > 0; dst, src = dst[32:], src[q4_1Bytes:] {
 		d, m, codes, y := half(src), half(src[2:]), src[4:20], dst[:32]
 		for j, c := range codes {
-			y[j] = float32(d*float32(c&15)) + m
-			y[j+16] = float32(d*float32(c>>4)) + m
+			y[j] = d*float32(c&15) + m
+			y[j+16] = d*float32(c>>4) + m
 		}
 	}
 }
@@ -72,8 +72,8 @@ func decodeQ5_1(dst []float32, src []byte) {
 	for ; len(dst) > 0; dst, src = dst[32:], src[q5_1Bytes:] {
 		d, m, high, codes, y := half(src), half(src[2:]), le.Uint32(src[4:]), src[8:24], dst[:32]
 		for j, c := range codes {
-			y[j] = float32(d*float32(int(c&15)+int(high>>j&1)<<4)) + m
-			y[j+16] = float32(d*float32(int(c>>4)+int(high>>(j+16)&1)<<4)) + m
+			y[j] = d*float32(int(c&15)+int(high>>j&1)<<4) + m
+			y[j+16] = d*float32(int(c>>4)+int(high>>(j+16)&1)<<4) + m
 		}
 	}
 }

@@ -104,7 +104,8 @@ func encodeQ8_0(dst []byte, src []float32) int {
 }
 
 // encodeQ4_0: d = the value of largest magnitude / -8, so that this value is
-// code 0; code = x/d + 8 rounded half up, at most 15.
+// code 0; code = x/d + 8 rounded half up, at most 15. The quotient is rounded
+// before 8.5 is added: fused, a value just below a half would be truncated.
 func encodeQ4_0(dst []byte, src []float32) int {
 	for at := 0; at < len(src); at, dst = at+32, dst[q4_0Bytes:] {
 		x := src[at : at+32]

@@ -8,8 +8,10 @@
 //	Q5_K  the same with 32 bytes of high bits before the codes                5.5
 //	Q6_K  128 bytes of low nibbles, 64 of high pairs, 16 int8 scales, d       6.5625
 //
-// A weight is d*scale*code - dmin*minimum, or d*scale*(code - zero) where
-// there are no minima; each product is rounded before the subtraction.
+// A weight is d*scale*code - dmin*minimum, or (d*scale)*(code - zero) where
+// there are no minima. With minima the products have at most 22 bits, so they
+// are exact in a float32 and it makes no difference whether the subtraction is
+// fused; those of Q6_K have 25 and are rounded in the order written.
 
 package gguf
 
@@ -40,7 +42,7 @@ func decodeQ2K(dst []float32, src []byte) {
 			at := 16 + 32*(g/8) + 16*(g%2)
 			y, shift := dst[16*g:][:16], 2*(g%8/2)
 			for j, c := range src[at : at+16] {
-				y[j] = float32(scale*float32(c>>shift&3)) - least
+				y[j] = scale*float32(c>>shift&3) - least
 			}
 		}
 	}
@@ -102,7 +104,7 @@ func decode45K(dst []float32, d, dmin float32, scales, high, codes []byte) {
 			if high != nil {
 				code |= high[j] >> g & 1 << 4
 			}
-			y[j] = float32(scale*float32(code)) - least
+			y[j] = scale*float32(code) - least
 		}
 	}
 }

@@ -125,6 +125,9 @@ func encodeLines(ctx context.Context, w *bufio.Writer, oracle *peer.Oracle, rng 
 		if i == 5 {
 			x[3] = 127
 		}
+		if i == 7 {
+			roundTwice(x, rng)
+		}
 		block, err := oracle.Encode(ctx, name, x)
 		if err != nil {
 			return err
@@ -134,4 +137,36 @@ func encodeLines(ctx context.Context, w *bufio.Writer, oracle *peer.Oracle, rng 
 		fmt.Fprintf(w, " %s\n", hex.EncodeToString(block))
 	}
 	return nil
+}
+
+// roundTwice fills x with values whose quotient by Q4_0's scale lies so little
+// below k + 1/2 that it becomes k + 1/2 when it is rounded to float32, and
+// stays below when 8.5 is added in the same operation.
+func roundTwice(x []float32, rng *rand.Rand) {
+	for k := range x {
+		x[k] = 0
+	}
+	for n := 1; n < len(x); {
+		x[0] = 1 + rng.Float32()
+		id := 1 / (x[0] / -8)
+		for n = 1; n < len(x); n++ {
+			half := float32(rng.IntN(4)) - 7.5
+			near := half / id
+			for range 8 {
+				p := float64(near) * float64(id)
+				if float32(p) == half && p < float64(half)-0x1p-25 {
+					break
+				}
+				near = math.Nextafter32(near, x[0])
+			}
+			if p := float64(near) * float64(id); float32(p) != half || p >= float64(half)-0x1p-25 {
+				break
+			}
+			x[n] = near
+		}
+		if n > 4 { // the rest stays zero
+			return
+		}
+		n = 1
+	}
 }
