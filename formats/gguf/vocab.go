@@ -41,9 +41,10 @@ type Vocab struct {
 
 	BOS, EOS, EOT, EOM, Unknown, Separator, Padding, Mask int
 
-	AddBOS, AddEOS, AddSpacePrefix, RemoveExtraSpaces *bool
+	AddBOS, AddEOS, AddSeparator, AddSpacePrefix, RemoveExtraSpaces *bool
+	Lowercase, StripAccents                                         *bool // what normalizes text first
 
-	CharsMap      []byte            // SentencePiece's compiled normalizer, "" where absent
+	CharsMap      []byte            // SentencePiece's compiled normalizer, nil where absent
 	ChatTemplate  string            // "" where absent
 	ChatTemplates map[string]string // further templates by name, nil where there are none
 }
@@ -81,8 +82,9 @@ func (v *Vocab) flags() []struct {
 		key string
 		on  **bool
 	}{
-		{"add_bos_token", &v.AddBOS}, {"add_eos_token", &v.AddEOS},
+		{"add_bos_token", &v.AddBOS}, {"add_eos_token", &v.AddEOS}, {"add_sep_token", &v.AddSeparator},
 		{"add_space_prefix", &v.AddSpacePrefix}, {"remove_extra_whitespaces", &v.RemoveExtraSpaces},
+		{"normalizer.lowercase", &v.Lowercase}, {"normalizer.strip_accents", &v.StripAccents},
 	}
 }
 

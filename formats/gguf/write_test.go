@@ -158,7 +158,10 @@ func TestWriteIsDeterministic(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	on := true
 	v.ChatTemplates = map[string]string{"b": "2", "a": "1", "c": "3"}
+	v.Merges, v.CharsMap, v.EOT, v.Mask = []string{"a b"}, []byte{1, 2}, 4, 7
+	v.Lowercase, v.AddSeparator, v.RemoveExtraSpaces = &on, &on, &on
 	var first []byte
 	for range 3 {
 		raw, err := write(v.KVs(), nil)
