@@ -2,8 +2,10 @@ package kernel
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"testing"
+	"time"
 )
 
 // Benchmarks of every implementation on one core, at the shapes of a
@@ -19,10 +21,19 @@ func eachBench(b *testing.B, bench func(b *testing.B, f *Funcs)) {
 	}
 }
 
-// gops reports the rate of a matrix product, two operations a weight.
-func gops(b *testing.B, rows, K, T int) {
-	ops := 2 * float64(rows) * float64(K) * float64(T) * float64(b.N)
-	b.ReportMetric(ops/b.Elapsed().Seconds()/1e9, "GOP/s")
+// measure runs f and reports the rate of its ops, and of its bytes if it is
+// bound by memory, in the fastest run: the machine may be shared.
+func measure(b *testing.B, ops, bytes float64, f func()) {
+	best := math.Inf(1)
+	for b.Loop() {
+		start := time.Now()
+		f()
+		best = min(best, time.Since(start).Seconds())
+	}
+	b.ReportMetric(ops/best/1e9, "GOP/s")
+	if bytes > 0 {
+		b.ReportMetric(bytes/best/1e9, "GB/s")
+	}
 }
 
 // layerShapes are the products of a layer, rows by K.
@@ -54,13 +65,11 @@ func BenchmarkDecode(b *testing.B) {
 					}
 					x := randomActs(b, r, 1, s.K, random)
 					dst := make([]float32, s.rows)
-					b.SetBytes(int64(size))
 					i := 0
-					for b.Loop() {
+					measure(b, 2*float64(s.rows*s.K), float64(size), func() {
 						q.of(f)(dst, s.rows, w[i*size:], x, group, 0, s.rows/Rows)
 						i = (i + 1) % n
-					}
-					gops(b, s.rows, s.K, 1)
+					})
 				})
 			})
 		}
@@ -86,10 +95,38 @@ func BenchmarkPrefill(b *testing.B) {
 					fillPanels(r, w, rows/Rows, s.K, group, q.per, random)
 					x := randomActs(b, r, T, s.K, random)
 					dst := make([]float32, rows*T)
-					for b.Loop() {
+					measure(b, 2*float64(rows*s.K*T), 0, func() {
 						q.of(f)(dst, rows, w, x, group, 0, rows/Rows)
+					})
+				})
+			})
+		}
+	}
+}
+
+func BenchmarkFloat(b *testing.B) {
+	for _, q := range floatFormats {
+		for _, T := range []int{1, 128} {
+			const rows, K = 960, 2560
+			b.Run(fmt.Sprintf("%s/%dx%dx%d", q.name, rows, K, T), func(b *testing.B) {
+				eachBench(b, func(b *testing.B, f *Funcs) {
+					r := rand.New(rand.NewPCG(1, 1))
+					rows := rows
+					if f.Name == "scalar" {
+						rows = 32
 					}
-					gops(b, rows, s.K, T)
+					w := make([]byte, rows*K*q.size)
+					for i := 0; i < len(w); i += q.size {
+						q.put(w[i:], float32(r.NormFloat64()))
+					}
+					x := make([]float32, T*K)
+					for i := range x {
+						x[i] = float32(r.NormFloat64())
+					}
+					dst := make([]float32, T*rows)
+					measure(b, 2*float64(rows*K*T), float64(len(w)), func() {
+						q.of(f)(dst, rows, w, x, K, T, K, 0, rows/Rows)
+					})
 				})
 			})
 		}

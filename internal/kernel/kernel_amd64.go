@@ -38,4 +38,13 @@ func (i isa) setMat(f *Funcs) {
 	f.MatW2 = func(dst []float32, ld int, w []byte, x *Acts, group, p0, p1 int) {
 		i.matQ("MatW2", &formatW2, dst, ld, w, x, group, p0, p1)
 	}
+	f.MatF32 = func(dst []float32, ld int, w []byte, x []float32, ldx, T, K, p0, p1 int) {
+		i.matF("MatF32", f32, dst, ld, w, x, ldx, T, K, p0, p1)
+	}
+	f.MatF16 = func(dst []float32, ld int, w []byte, x []float32, ldx, T, K, p0, p1 int) {
+		i.matF("MatF16", f16, dst, ld, w, x, ldx, T, K, p0, p1)
+	}
+	f.MatBF16 = func(dst []float32, ld int, w []byte, x []float32, ldx, T, K, p0, p1 int) {
+		i.matF("MatBF16", bf16, dst, ld, w, x, ldx, T, K, p0, p1)
+	}
 }

@@ -164,3 +164,49 @@ func fillMeta(meta []uint32, slots, n int, zero int32, x *Acts, t0, T int) {
 		}
 	}
 }
+
+// matF is MatF on an instruction set; size is that of an element.
+func (i isa) matF(name string, kind elementKind, dst []float32, ld int, w []byte, x []float32, ldx, T, K, p0, p1 int) {
+	checkF(name, dst, ld, w, x, ldx, T, K, p0, p1, kind.size())
+	if T == 0 || p0 == p1 {
+		return
+	}
+	if K == 0 {
+		for t := range T {
+			clear(dst[t*ld+p0*Rows : t*ld+p1*Rows])
+		}
+		return
+	}
+	size := K * Rows * kind.size()
+	d, b, n := &dst[p0*Rows], &w[p0*size], p1-p0
+	switch {
+	case i == avx512 && kind == f32:
+		panelF32AVX512(d, ld*4, b, size, &x[0], ldx*4, T, K, n)
+	case i == avx512 && kind == f16:
+		panelF16AVX512(d, ld*4, b, size, &x[0], ldx*4, T, K, n)
+	case i == avx512:
+		panelBF16AVX512(d, ld*4, b, size, &x[0], ldx*4, T, K, n)
+	case kind == f32:
+		panelF32AVX2(d, ld*4, b, size, &x[0], ldx*4, T, K, n)
+	case kind == f16:
+		panelF16AVX2(d, ld*4, b, size, &x[0], ldx*4, T, K, n)
+	default:
+		panelBF16AVX2(d, ld*4, b, size, &x[0], ldx*4, T, K, n)
+	}
+}
+
+// elementKind is the element type of a float panel.
+type elementKind int
+
+const (
+	f32 elementKind = iota
+	f16
+	bf16
+)
+
+func (k elementKind) size() int {
+	if k == f32 {
+		return 4
+	}
+	return 2
+}

@@ -8,6 +8,7 @@ import (
 	"github.com/mmcloughlin/avo/build"
 	"github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
+	"github.com/mmcloughlin/avo/x86"
 )
 
 // Vec is a vector register of the instruction set's width, GP a 64-bit one.
@@ -107,11 +108,16 @@ func (g *gen) copyOf(r operand.Op) GP {
 // zero clears registers.
 func (g *gen) zero(vs ...Vec) {
 	for _, v := range vs {
-		if g.wide {
-			g.VPXORD(v, v, v)
-		} else {
+		if !g.wide {
 			g.VPXOR(v, v, v)
+			continue
 		}
+		i, err := x86.VPXORD(v, v, v)
+		if err != nil {
+			panic(err)
+		}
+		i.CancellingInputs = true // avo's table lacks this for the EVEX form
+		g.Instruction(i)
 	}
 }
 

@@ -41,7 +41,7 @@ var topics = []struct {
 	emit func(g *gen)
 }{
 	{"panelq", (*gen).panelQ},
-	// {"panelf", (*gen).panelF},
+	{"panelf", (*gen).panelF},
 	// {"attention", (*gen).attention},
 	// {"vector", (*gen).vector},
 	// {"quantize", (*gen).quantize},
