@@ -31,48 +31,27 @@ type Stored struct {
 	Bytes  int64
 }
 
-// NewPlan places the weights of g in the formats that recipe gives them, in the
-// order in which a forward pass reads them.
+// NewPlan places the weights of g, in the graph's order, in the formats that
+// recipe gives them: the layout of a bundle's weights section.
 func NewPlan(g *model.Graph, recipe model.Recipe) (*Plan, error) {
 	formats, err := recipe.Formats(g)
 	if err != nil {
 		return nil, err
 	}
 	p := &Plan{Graph: g, Params: g.Parameters(), Formats: formats}
-	for _, i := range order(g) {
+	for i, w := range g.Weights {
 		s := Stored{Weight: i, Format: formats[i], Offset: alignUp(p.Bytes)}
-		if w := g.Weights[i]; w.Role.Matrix() {
+		if w.Role.Matrix() {
 			s.Bytes = int64(quant.MatrixBytes(s.Format, w.Shape[0], w.Shape[1]))
 		} else {
 			s.Bytes = 4 * int64(w.Elems())
 		}
 		p.Stored, p.Bytes = append(p.Stored, s), s.Offset+s.Bytes
 	}
-	p.Bytes = alignUp(p.Bytes)
 	return p, nil
 }
 
 func alignUp(n int64) int64 { return (n + Align - 1) / Align * Align }
-
-// order is the embedding, the blocks, the final norm and the head.
-func order(g *model.Graph) []int {
-	out, last := []int{g.Embed}, []int{g.Norm}
-	for _, i := range []int{g.Head.W, g.Head.B} {
-		if i != model.None && i != g.Embed {
-			last = append(last, i)
-		}
-	}
-	placed := map[int]bool{}
-	for _, i := range append(last, g.Embed) {
-		placed[i] = true
-	}
-	for i := range g.Weights {
-		if !placed[i] {
-			out = append(out, i)
-		}
-	}
-	return append(out, last...)
-}
 
 // BPW is bits per weight: all weight data, with scales, norms and padding, over
 // the source's parameters.

@@ -98,7 +98,6 @@ func TestTables(t *testing.T) {
 }
 
 func TestRopeForms(t *testing.T) {
-	const E = 16
 	plain := ropeFrom(t, `{"rope_theta": 500000.0}`)
 	for _, same := range []string{
 		`{"rope_theta": 500000, "rope_scaling": null}`,
