@@ -29,7 +29,7 @@ BASE = dict(hidden_size=36, num_hidden_layers=3, num_attention_heads=4, num_key_
 
 LLAMA = dict(BASE, model_type="llama", architectures=["LlamaForCausalLM"], hidden_act="silu", rope_theta=10000.0)
 QWEN = dict(BASE, hidden_act="silu", rope_theta=1000000.0, use_sliding_window=False, rms_norm_eps=1e-6)
-GEMMA = dict(BASE, hidden_activation="gelu_pytorch_tanh", num_hidden_layers=4, sliding_window=8, query_pre_attn_scalar=8, rms_norm_eps=1e-6,
+GEMMA = dict(BASE, hidden_size=40, hidden_activation="gelu_pytorch_tanh", num_hidden_layers=4, sliding_window=8, query_pre_attn_scalar=8, rms_norm_eps=1e-6,
              torch_dtype="float32", attention_bias=False)
 GEMMA2 = dict(GEMMA, model_type="gemma2", architectures=["Gemma2ForCausalLM"], hidden_act="gelu_pytorch_tanh", rope_theta=10000.0,
               attn_logit_softcapping=5.0, final_logit_softcapping=4.0)
