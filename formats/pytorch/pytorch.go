@@ -8,7 +8,9 @@
 // ReadAt in pieces and never as a whole.
 //
 // Nested checkpoints are flattened: the tensor "wq" in the dict "model" is
-// "model/wq". Section gives one such dict as a Source of its own.
+// "model/wq". Section gives one such dict as a Source of its own. Names and
+// rows are the file's: the q and k rows of checkpoints in Meta's layout are in
+// interleaved RoPE order, which convert permutes.
 package pytorch
 
 import (
