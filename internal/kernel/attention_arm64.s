@@ -7,10 +7,10 @@
 // p are read once for 32 outputs. Elements beyond the last 16 are done one by
 // one: a vector load there would leave the slice.
 //
-// Vector instructions for 16 elements: 4 FMLA, 4 more to widen float16, 10 more
-// for codes (6 SXTL, 4 SCVTF): 2, 4 and 7 cycles on a Cortex-A76 class core with
-// two 128-bit pipes, for 64, 32 and 16 bytes of cache. A score adds the tree: 6
-// instructions in one chain, which overlaps with the next position on a core
+// Budget for 16 elements, counted as in matdot_arm64.s: 4 FMLA, 4 FCVTL more for
+// float16, 6 SXTL and 4 SCVTF more for codes: 2, 8 and 9 cycles for 64, 32 and 16
+// bytes of cache (FCVTL and SCVTF hold V0 for two cycles). A score adds the tree,
+// 6 instructions in one chain, which overlaps with the next position on a core
 // that works out of order.
 
 //go:build !purego

@@ -4,20 +4,25 @@
 // of the panel, and the by-element form takes the four activation codes from
 // any 32 bits of a register, so nothing is broadcast. W8 codes become levels
 // with one XOR by 0x80. W4 codes 0..15 and twice the W2 codes, 0..6, are fine
-// as they are; their accumulators start at -8*sum and -3*sum.
+// as they are; their accumulators start below zero by 8*sum and 3*sum.
 //
-// Vector instructions for 16 rows and 32 activations (counted in the object
-// code, loads apart):
+// Budget on a core of the Cortex-A76 class for 16 rows and 32 activations:
+// instructions counted in the object code, issue slots by LLVM's model of
+// Neoverse N1, that core's server form (AArch64SchedNeoverseN1.td: two 128-bit
+// pipes, V0 and V1; shifts in V1 only, FCVTL in V0 twice; a stored vector and
+// an LD1R take a slot too).
 //
-//	          1 token                          4 tokens
-//	W8   32 EOR + 32 SDOT + 16 = 80       32 EOR + 128 SDOT + 68 = 228
-//	W4   32 unpack + 32 SDOT + 16 = 80    32 + 128 + 68 = 228
-//	W2   64 unpack + 32 SDOT + 16 = 112   64 + 128 + 72 = 264
+//	         instructions  unpack  SDOT  slots  cycles
+//	W8  1 token      80     32 EOR   32     81      41
+//	W4  1 token      76     32       32     77      39
+//	W2  1 token     108     64       32    109      55
+//	W8  4 tokens    228     32 EOR  128    252     126
+//	W4  4 tokens    212     32      128    236     118
+//	W2  4 tokens    248     64      128    272     136
 //
-// A core of the Cortex-A76 class starts two 128-bit vector operations a cycle
-// (Arm, Cortex-A76 Software Optimization Guide), which bounds one token at 40,
-// 40 and 56 cycles for 512, 256 and 128 bytes of codes: 12.8, 6.4 and 2.3 bytes
-// a cycle; and four tokens at 29, 29 and 33 cycles a token for 512 products.
+// One token thus takes 12.6, 6.6 and 2.3 bytes of codes a cycle, more than such
+// a core's share of a phone's memory bandwidth for W8 and W4; four tokens take
+// 32, 30 and 34 cycles each for 512 products.
 
 //go:build !purego
 
@@ -26,7 +31,8 @@
 #include "matq_arm64.h"
 
 // One token: integer sums v16..v19, float sums v24..v27, factors v28..v31,
-// codes v0, v1, unpacked weights v20..v23, v9 minus the zero point, v10 0.5.
+// codes v0, v1, unpacked weights v20..v23, v10 0.5, v11 MAGIC; R10 minus the zero
+// point, R11 MAGIC.
 #define DOT(x, i) \
 	SDOTX(16, 20, x, i); \
 	SDOTX(17, 21, x, i); \
@@ -64,14 +70,10 @@
 	FMUL4(28, 10)
 
 #define START1W8 \
-	ZERO4(16)
+	COPY4(16, 11)
 
 #define START1 \
-	LD1RP(16, 4); \
-	MULI(16, 16, 9); \
-	COPY(17, 16); \
-	COPY(18, 16); \
-	COPY(19, 16)
+	STARTROW(16, R4, R10, R11)
 
 #define FULL1W8 \
 	LDPQP(0, 1, 2, 32); \
@@ -109,7 +111,11 @@
 	W2BLOCK(0)
 
 #define JOIN1 \
-	JOINREGS(16, 17, 18, 19)
+	JOINREGS(11)
+
+#define MAGIC1 \
+	MOVD	$MAGIC, R11; \
+	DUPW(11, 11)
 
 #define STORE1 \
 	STPQ(24, 25, 0, 0); \
@@ -119,6 +125,7 @@
 TEXT ·w8Dot1(SB), NOSPLIT, $0-56
 	ARGS1
 	VMOVI	$128, V8.B16
+	MAGIC1
 	ZERO4(24)
 	WALK(4, 2, SCALES1, START1W8, FULL1W8, TAIL1W8, JOIN1)
 	STORE1
@@ -128,8 +135,8 @@ TEXT ·w8Dot1(SB), NOSPLIT, $0-56
 TEXT ·w4Dot1(SB), NOSPLIT, $0-56
 	ARGS1
 	VMOVI	$15, V8.B16
-	MOVD	$-8, R8
-	VDUP	R8, V9.S4
+	MOVD	$-8, R10
+	MAGIC1
 	ZERO4(24)
 	WALK(8, 3, SCALES1, START1, FULL1W4, TAIL1W4, JOIN1)
 	STORE1
@@ -139,18 +146,18 @@ TEXT ·w4Dot1(SB), NOSPLIT, $0-56
 TEXT ·w2Dot1(SB), NOSPLIT, $0-56
 	ARGS1
 	VMOVI	$6, V8.B16
-	MOVD	$-3, R8
-	VDUP	R8, V9.S4
+	MOVD	$-3, R10
 	MOVD	$0x3f000000, R8
 	VDUP	R8, V10.S4
+	MAGIC1
 	ZERO4(24)
 	WALK(16, 4, SCALES1W2, START1, FULL1W2, TAIL1W2, JOIN1)
 	STORE1
 	RET
 
 // Four tokens: integer sums v16..v31, four a token; codes v0..v3, one register
-// a token; packed weights v4..v7, unpacked v9..v12; v13 minus the zero point,
-// v14 0.5. The float sums lie in dst, which the load and store pipes have room
+// a token; packed weights v4..v7, unpacked v9..v12; v14 0.5, v15 MAGIC;
+// R21 minus the zero point, R22 MAGIC. The float sums lie in dst, which the load and store pipes have room
 // for. Codes at R2, R10, R11, R12; scales R3, R13, R14, R15; sums R4, R16, R17,
 // R19; dst R0, R23, R24, R25.
 #define ARGS4 \
@@ -175,7 +182,9 @@ TEXT ·w2Dot1(SB), NOSPLIT, $0-56
 	STPQ(0, 0, 24, 0); \
 	STPQ(0, 0, 24, 32); \
 	STPQ(0, 0, 25, 0); \
-	STPQ(0, 0, 25, 32)
+	STPQ(0, 0, 25, 32); \
+	MOVD	$MAGIC, R22; \
+	DUPW(15, 22)
 
 #define CODES4 \
 	LDQP(0, 2, 16); \
@@ -227,23 +236,16 @@ TEXT ·w2Dot1(SB), NOSPLIT, $0-56
 #define SCALES4
 
 #define START4W8 \
-	ZERO4(16); \
-	ZERO4(20); \
-	ZERO4(24); \
-	ZERO4(28)
-
-#define STARTROW(a, x) \
-	LD1RP(a, x); \
-	MULI(a, a, 13); \
-	COPY(a+1, a); \
-	COPY(a+2, a); \
-	COPY(a+3, a)
+	COPY4(16, 15); \
+	COPY4(20, 15); \
+	COPY4(24, 15); \
+	COPY4(28, 15)
 
 #define START4 \
-	STARTROW(16, 4); \
-	STARTROW(20, 16); \
-	STARTROW(24, 17); \
-	STARTROW(28, 19)
+	STARTROW(16, R4, R21, R22); \
+	STARTROW(20, R16, R21, R22); \
+	STARTROW(24, R17, R21, R22); \
+	STARTROW(28, R19, R21, R22)
 
 #define HALF4W8 \
 	CODES4; \
@@ -290,13 +292,13 @@ TEXT ·w2Dot1(SB), NOSPLIT, $0-56
 
 #define JOINROWS \
 	LD1RP(0, 3); \
-	JOINROW(0, 16, 9, 0, 4); \
+	JOINROW(0, 16, 9, 0, 4, 15); \
 	LD1RP(0, 13); \
-	JOINROW(23, 20, 9, 0, 4); \
+	JOINROW(23, 20, 9, 0, 4, 15); \
 	LD1RP(0, 14); \
-	JOINROW(24, 24, 9, 0, 4); \
+	JOINROW(24, 24, 9, 0, 4, 15); \
 	LD1RP(0, 15); \
-	JOINROW(25, 28, 9, 0, 4)
+	JOINROW(25, 28, 9, 0, 4, 15)
 
 #define JOIN4 \
 	FACTORS(9, 4); \
@@ -318,8 +320,7 @@ TEXT ·w8Dot4(SB), NOSPLIT, $0-72
 TEXT ·w4Dot4(SB), NOSPLIT, $0-72
 	ARGS4
 	VMOVI	$15, V8.B16
-	MOVD	$-8, R8
-	VDUP	R8, V13.S4
+	MOVD	$-8, R21
 	WALK(8, 3, SCALES4, START4, FULL4W4, TAIL4W4, JOIN4)
 	RET
 
@@ -327,8 +328,7 @@ TEXT ·w4Dot4(SB), NOSPLIT, $0-72
 TEXT ·w2Dot4(SB), NOSPLIT, $0-72
 	ARGS4
 	VMOVI	$6, V8.B16
-	MOVD	$-3, R8
-	VDUP	R8, V13.S4
+	MOVD	$-3, R21
 	MOVD	$0x3f000000, R8
 	VDUP	R8, V14.S4
 	WALK(16, 4, SCALES4, START4, FULL4W2, TAIL4W2, JOIN4W2)

@@ -2,12 +2,11 @@
 // is a lane of four registers; every k is one FMLA by element of x, in order,
 // so the sums have the scalar function's bits. bfloat16 widens with a shift.
 //
-// Vector instructions for 16 rows and one k: 4 FMLA a token, and 4 to widen
-// float16 or bfloat16. On a Cortex-A76 class core with two 128-bit pipes four
-// tokens take 8 cycles (10 from 16 bits) for 64 products. One token waits for
-// the latency of FMLA, 4 cycles a k (Arm, Cortex-A76 Software Optimization
-// Guide): 16 bytes of float32 or 8 of 16 bits a cycle, above what one such core
-// gets from memory.
+// Budget for 16 rows and one k, counted as in matdot_arm64.s: 4 FMLA a token and
+// 4 SHLL or FCVTL to widen. One token takes 2 cycles (float32), 4 (bfloat16) or
+// 8 (float16: FCVTL holds V0 for two cycles) by slots, but 4 at least, because
+// each FMLA waits for the one before: 16, 8 and 4 bytes of weights a cycle. Four
+// tokens take 8, 10 and 12 cycles for 64 products.
 
 //go:build !purego
 

@@ -12,18 +12,18 @@
 //	W2  twice the code, 0..6, likewise: 6096. Both stay in 16 bits for the
 //	    whole sub-group; SADDLP once.
 //
-// Vector instructions for 16 rows and 32 activations (counted in the object
-// code, loads apart; LD1R brings 9 or 10 a token more):
+// Budget for 16 rows and 32 activations, counted as in matdot_arm64.s (SMULL and
+// SMLAL run in V0 only, SADALP in V1 only):
 //
-//	          1 token                                  2 tokens
-//	W8   32 EOR + 64 SMULL/SMLAL + 32 + 24 = 152     32 + 128 + 64 + 52 = 276
-//	W4   32 unpack + 64 + 37 = 133                   32 + 128 + 78 = 238
-//	W2   64 unpack + 64 + 37 = 165                   64 + 128 + 82 = 274
+//	         instructions  unpack  products  slots  in V0  cycles
+//	W8  1 token     144     32 EOR    64+32     153     64      77
+//	W4  1 token     132     32        64        141     64      71
+//	W2  1 token     164     64        64        173     64      87
+//	W8  2 tokens    260     32 EOR   128+64     290    136     145
+//	W4  2 tokens    236     32       128        266    136     136
+//	W2  2 tokens    272     64       128        302    136     151
 //
-// At the two 128-bit vector operations a cycle of a Cortex-A76 class core that
-// bounds one token at 76, 67 and 83 cycles for 512 products, two tokens at 69,
-// 60 and 69 cycles a token. A Cortex-A53, with pipes of 64 bits, needs at least
-// twice that.
+// A Cortex-A53, in order and with pipes of 64 bits, needs at least twice that.
 
 //go:build !purego
 
@@ -33,7 +33,7 @@
 
 // One token: sums v16..v23 (two registers for four rows), float sums v24..v27,
 // factors v28..v31, codes v0, v1, packed weights v4..v7, unpacked v10..v13,
-// v9 minus the zero point, v14 0.5.
+// v14 0.5; R11 minus the zero point, R12 MAGIC.
 #define MLA8(a, x) \
 	SMLAL(a, 10, x); \
 	SMLAL2(a+1, 10, x); \
@@ -129,6 +129,20 @@
 #define START \
 	ZERO8(16)
 
+// W8: a row's sum is that of two lanes, one of which starts at MAGIC.
+#define MAGIC8(d) \
+	DUPX(d, 12); \
+	DUPX(d+1, 12); \
+	DUPX(d+2, 12); \
+	DUPX(d+3, 12); \
+	DUPX(d+4, 12); \
+	DUPX(d+5, 12); \
+	DUPX(d+6, 12); \
+	DUPX(d+7, 12)
+
+#define STARTW8 \
+	MAGIC8(16)
+
 #define SCALES \
 	FACTORS(28, 4)
 
@@ -143,8 +157,12 @@
 	ADDPI(a+2, a+4, a+5); \
 	ADDPI(a+3, a+6, a+7)
 
-// The same from 16-bit sums, and the zero point's share of the codes' sum at x.
-#define PAIRSZERO(a, x) \
+// The same from 16-bit sums, plus MAGIC and the zero point's share of the
+// codes' sum at r.
+#define PAIRSZERO(a, r) \
+	MOVW.P	4(r), R8; \
+	MADDW	R11, R12, R8, R8; \
+	DUPW(2, 8); \
 	SADDLP(a, a); \
 	SADDLP(a+1, a+1); \
 	SADDLP(a+2, a+2); \
@@ -153,8 +171,6 @@
 	SADDLP(a+5, a+5); \
 	SADDLP(a+6, a+6); \
 	SADDLP(a+7, a+7); \
-	LD1RP(2, x); \
-	MULI(2, 2, 9); \
 	PAIRS(a); \
 	ADDI(a, a, 2); \
 	ADDI(a+1, a+1, 2); \
@@ -163,11 +179,13 @@
 
 #define JOINW8 \
 	PAIRS(16); \
-	JOINREGS(16, 17, 18, 19)
+	DUPW(3, 12); \
+	JOINREGS(3)
 
 #define JOIN \
-	PAIRSZERO(16, 4); \
-	JOINREGS(16, 17, 18, 19)
+	PAIRSZERO(16, R4); \
+	DUPW(3, 12); \
+	JOINREGS(3)
 
 #define STORE \
 	STPQ(24, 25, 0, 0); \
@@ -176,18 +194,19 @@
 // func w8Neon1(dst *float32, w *byte, x *int8, scales *float32, sums *int32, k, group int)
 TEXT ·w8Neon1(SB), NOSPLIT, $0-56
 	ARGS1
+	MOVD	$MAGIC, R12
 	VMOVI	$128, V8.B16
 	ZERO4(24)
-	WALK(4, 2, SCALES, START, FULLW8, TAILW8, JOINW8)
+	WALK(4, 2, SCALES, STARTW8, FULLW8, TAILW8, JOINW8)
 	STORE
 	RET
 
 // func w4Neon1(dst *float32, w *byte, x *int8, scales *float32, sums *int32, k, group int)
 TEXT ·w4Neon1(SB), NOSPLIT, $0-56
 	ARGS1
+	MOVD	$MAGIC, R12
 	VMOVI	$15, V8.B16
-	MOVD	$-8, R8
-	VDUP	R8, V9.S4
+	MOVD	$-8, R11
 	ZERO4(24)
 	WALK(8, 3, SCALES, START, FULLW4, W4BLOCK, JOIN)
 	STORE
@@ -196,9 +215,9 @@ TEXT ·w4Neon1(SB), NOSPLIT, $0-56
 // func w2Neon1(dst *float32, w *byte, x *int8, scales *float32, sums *int32, k, group int)
 TEXT ·w2Neon1(SB), NOSPLIT, $0-56
 	ARGS1
+	MOVD	$MAGIC, R12
 	VMOVI	$6, V8.B16
-	MOVD	$-3, R8
-	VDUP	R8, V9.S4
+	MOVD	$-3, R11
 	MOVD	$0x3f000000, R8
 	VDUP	R8, V14.S4
 	ZERO4(24)
@@ -296,13 +315,18 @@ TEXT ·w2Neon1(SB), NOSPLIT, $0-56
 	ZERO8(16); \
 	ZERO8(24)
 
+#define START2W8 \
+	MAGIC8(16); \
+	MAGIC8(24)
+
 #define NOSCALES
 
 #define JOINROWS \
+	DUPW(9, 12); \
 	LD1RP(0, 3); \
-	JOINROW(0, 16, 10, 0, 4); \
+	JOINROW(0, 16, 10, 0, 4, 9); \
 	LD1RP(0, 13); \
-	JOINROW(23, 24, 10, 0, 4)
+	JOINROW(23, 24, 10, 0, 4, 9)
 
 #define JOIN2W8 \
 	PAIRS(16); \
@@ -311,14 +335,14 @@ TEXT ·w2Neon1(SB), NOSPLIT, $0-56
 	JOINROWS
 
 #define JOIN2 \
-	PAIRSZERO(16, 4); \
-	PAIRSZERO(24, 16); \
+	PAIRSZERO(16, R4); \
+	PAIRSZERO(24, R16); \
 	FACTORS(10, 4); \
 	JOINROWS
 
 #define JOIN2W2 \
-	PAIRSZERO(16, 4); \
-	PAIRSZERO(24, 16); \
+	PAIRSZERO(16, R4); \
+	PAIRSZERO(24, R16); \
 	FACTORS(10, 4); \
 	FMUL4(10, 14); \
 	JOINROWS
@@ -326,25 +350,26 @@ TEXT ·w2Neon1(SB), NOSPLIT, $0-56
 // func w8Neon2(dst *float32, ld int, w *byte, x *int8, stride int, scales *float32, sums *int32, k, group int)
 TEXT ·w8Neon2(SB), NOSPLIT, $0-72
 	ARGS2
+	MOVD	$MAGIC, R12
 	VMOVI	$128, V8.B16
-	WALK(4, 2, NOSCALES, START2, FULL2W8, TAIL2W8, JOIN2W8)
+	WALK(4, 2, NOSCALES, START2W8, FULL2W8, TAIL2W8, JOIN2W8)
 	RET
 
 // func w4Neon2(dst *float32, ld int, w *byte, x *int8, stride int, scales *float32, sums *int32, k, group int)
 TEXT ·w4Neon2(SB), NOSPLIT, $0-72
 	ARGS2
+	MOVD	$MAGIC, R12
 	VMOVI	$15, V8.B16
-	MOVD	$-8, R8
-	VDUP	R8, V9.S4
+	MOVD	$-8, R11
 	WALK(8, 3, NOSCALES, START2, FULL2W4, W4BLOCK2, JOIN2)
 	RET
 
 // func w2Neon2(dst *float32, ld int, w *byte, x *int8, stride int, scales *float32, sums *int32, k, group int)
 TEXT ·w2Neon2(SB), NOSPLIT, $0-72
 	ARGS2
+	MOVD	$MAGIC, R12
 	VMOVI	$6, V8.B16
-	MOVD	$-3, R8
-	VDUP	R8, V9.S4
+	MOVD	$-3, R11
 	MOVD	$0x3f000000, R8
 	VDUP	R8, V14.S4
 	WALK(16, 4, NOSCALES, START2, FULL2W2, W2BLOCK2, JOIN2W2)

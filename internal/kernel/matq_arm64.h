@@ -2,10 +2,15 @@
 // arithmetic left to macros:
 //
 //	SCALES  turns the group's 16 float16 scales at R9 into factors
-//	START   clears the integer accumulators, or sets them to -zero*sum
+//	START   sets the integer accumulators to MAGIC-zero*sum
 //	FULL    adds a sub-group of 32 codes and moves R1 and the x pointers on
 //	TAIL    adds one 64-byte block of the last, short sub-group
 //	JOIN    acc = float(d)*(sw*sx) + acc for the 16 rows
+//
+// MAGIC is the bits of the float 3<<22. An accumulator that starts there ends
+// as the bits of 3<<22 + d, exactly, because |d| <= 32*128*127 < 2^22; one
+// subtraction leaves float(d). SCVTF would do the same for two issue slots, both
+// in the one pipe that has it.
 //
 // FULL reads every block of the sub-group, so it also serves a sub-group that
 // is short by less than a block: activation codes are zero there. TAIL never
@@ -66,6 +71,8 @@ join: \
 	MOVD	k+56(FP), R5; \
 	MOVD	group+64(FP), R6
 
+#define MAGIC 0x4b400000
+
 // Factors of 16 rows from the float16 scales at R9.
 #define FACTORS(d, t) \
 	LDPQ(t, t+1, 9, 0); \
@@ -92,19 +99,29 @@ join: \
 	COPY(d+2, n); \
 	COPY(d+3, n)
 
+// v(a..a+3) = MAGIC + R(zero)*sum for the sum at r, which moves on; MAGIC in
+// R(magic). General registers, to leave the vector pipes alone.
+#define STARTROW(a, r, zero, magic) \
+	MOVW.P	4(r), R8; \
+	MADDW	zero, magic, R8, R8; \
+	DUPW(a, 8); \
+	DUPW(a+1, 8); \
+	DUPW(a+2, 8); \
+	DUPW(a+3, 8)
+
 // dst row of 16 at register x += float(a..a+3) * (f..f+3 * sx in lane 0 of s);
-// s..s+3 and t..t+3 are overwritten.
-#define JOINROW(x, a, f, s, t) \
+// v(m) holds MAGIC; s..s+3 and t..t+3 are overwritten.
+#define JOINROW(x, a, f, s, t, m) \
 	FMULX(t, f, s, 0); \
 	FMULX(t+1, f+1, s, 0); \
 	FMULX(t+2, f+2, s, 0); \
 	FMULX(t+3, f+3, s, 0); \
 	LDPQ(s, s+1, x, 0); \
 	LDPQ(s+2, s+3, x, 32); \
-	SCVTF(a, a); \
-	SCVTF(a+1, a+1); \
-	SCVTF(a+2, a+2); \
-	SCVTF(a+3, a+3); \
+	FSUB(a, a, m); \
+	FSUB(a+1, a+1, m); \
+	FSUB(a+2, a+2, m); \
+	FSUB(a+3, a+3, m); \
 	FMLA(s, a, t); \
 	FMLA(s+1, a+1, t+1); \
 	FMLA(s+2, a+2, t+2); \
@@ -112,21 +129,22 @@ join: \
 	STPQ(s, s+1, x, 0); \
 	STPQ(s+2, s+3, x, 32)
 
-// acc v24..v27 = float(a, b, c, d) * (v28..v31 * sx) + acc; v0, v4..v7 overwritten.
-#define JOINREGS(a, b, c, d) \
+// acc v24..v27 = float(16..19) * (v28..v31 * sx) + acc; v(m) holds MAGIC; v0,
+// v4..v7 are overwritten.
+#define JOINREGS(m) \
 	LD1RP(0, 3); \
 	FMUL(4, 28, 0); \
 	FMUL(5, 29, 0); \
 	FMUL(6, 30, 0); \
 	FMUL(7, 31, 0); \
-	SCVTF(a, a); \
-	SCVTF(b, b); \
-	SCVTF(c, c); \
-	SCVTF(d, d); \
-	FMLA(24, a, 4); \
-	FMLA(25, b, 5); \
-	FMLA(26, c, 6); \
-	FMLA(27, d, 7)
+	FSUB(16, 16, m); \
+	FSUB(17, 17, m); \
+	FSUB(18, 18, m); \
+	FSUB(19, 19, m); \
+	FMLA(24, 16, 4); \
+	FMLA(25, 17, 5); \
+	FMLA(26, 18, 6); \
+	FMLA(27, 19, 7)
 
 // A 64-byte block at R1 into four registers.
 #define BLOCK(d) \

@@ -6,11 +6,9 @@
 // constants come from the table expTable (vector_arm64.go), one vector each:
 // a load costs no vector slot, a copy would.
 //
-// Vector instructions for 16 elements (counted in the object code): softmax's
-// second pass 112, SiLU 120, GELU 204, soft-cap 180, norm 12 in two passes. At
-// the two 128-bit vector operations a cycle of a Cortex-A76 class core: 3.5
-// cycles an element for softmax, 3.8 for SiLU and 6.4 for GELU, besides the
-// divisions.
+// Budget for 16 elements, counted as in matdot_arm64.s: softmax's second pass 112
+// instructions and 62 cycles, SiLU 120 and 78, GELU 204 and 120, soft-cap 180
+// and 120, norm 12 and 8 in two passes.
 
 //go:build !purego
 

@@ -27,11 +27,12 @@
 // 32-bit integers.
 #define ADDI(d, n, m) WORD $(0x4ea08400 | (m)<<16 | (n)<<5 | (d)) // add v{d}.4s, v{n}.4s, v{m}.4s
 #define SUBI(d, n, m) WORD $(0x6ea08400 | (m)<<16 | (n)<<5 | (d)) // sub v{d}.4s, v{n}.4s, v{m}.4s
-#define MULI(d, n, m) WORD $(0x4ea09c00 | (m)<<16 | (n)<<5 | (d)) // mul v{d}.4s, v{n}.4s, v{m}.4s
 #define ADDPI(d, n, m) WORD $(0x4ea0bc00 | (m)<<16 | (n)<<5 | (d)) // addp v{d}.4s, v{n}.4s, v{m}.4s
 #define ADDVI(d, n) WORD $(0x4eb1b800 | (n)<<5 | (d)) // addv s{d}, v{n}.4s
 #define UMAXI(d, n, m) WORD $(0x6ea06400 | (m)<<16 | (n)<<5 | (d)) // umax v{d}.4s, v{n}.4s, v{m}.4s
 #define UMAXVI(d, n) WORD $(0x6eb0a800 | (n)<<5 | (d)) // umaxv s{d}, v{n}.4s
+#define DUPW(d, x) WORD $(0x4e040c00 | (x)<<5 | (d)) // dup v{d}.4s, w{x}
+#define DUPX(d, x) WORD $(0x4e080c00 | (x)<<5 | (d)) // dup v{d}.2d, x{x}
 #define SHLI(d, n, k) WORD $(0x4f205400 | (k)<<16 | (n)<<5 | (d)) // shl v{d}.4s, v{n}.4s, #{k}
 #define SSHRI(d, n, k) WORD $(0x4f200400 | (32-(k))<<16 | (n)<<5 | (d)) // sshr v{d}.4s, v{n}.4s, #{k}
 
