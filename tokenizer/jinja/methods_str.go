@@ -1,0 +1,446 @@
+package jinja
+
+import (
+	"strings"
+	"unicode"
+)
+
+type strFunc = func(in *interp, t text, a []any) (any, error)
+
+// strMethodTable lists Python's methods of str; those of no use in a template are refused by name.
+func strMethodTable() map[string]*methodDef {
+	table := map[string]*methodDef{}
+	add := func(name, spec string, call strFunc) {
+		table[name] = &methodDef{sig: sig(spec), call: func(in *interp, recv any, a []any, _ *rest) (any, error) {
+			t := recv.(text)
+			if err := in.scan(len(t.s)); err != nil {
+				return nil, err
+			}
+			return call(in, t, a)
+		}}
+	}
+	simple := func(name string, f func(*interp, text) (any, error)) {
+		add(name, "", func(in *interp, t text, _ []any) (any, error) { return f(in, t) })
+	}
+	is := func(name string, ok func(rune) bool) {
+		add(name, "", func(_ *interp, t text, _ []any) (any, error) {
+			return t.s != "" && strings.IndexFunc(t.s, func(r rune) bool { return !ok(r) }) < 0, nil
+		})
+	}
+	simple("upper", strUpper)
+	simple("lower", strLower)
+	simple("title", strTitle)
+	simple("capitalize", strCapitalize)
+	simple("swapcase", strSwapcase)
+	add("strip", "chars=None", func(in *interp, t text, a []any) (any, error) { return stripText(in, t, a[0], true, true) })
+	add("lstrip", "chars=None", func(in *interp, t text, a []any) (any, error) { return stripText(in, t, a[0], true, false) })
+	add("rstrip", "chars=None", func(in *interp, t text, a []any) (any, error) { return stripText(in, t, a[0], false, true) })
+	add("split", "sep=None maxsplit=-1", func(in *interp, t text, a []any) (any, error) { return splitText(in, t, a, false) })
+	add("rsplit", "sep=None maxsplit=-1", func(in *interp, t text, a []any) (any, error) { return splitText(in, t, a, true) })
+	add("splitlines", "keepends=False", func(in *interp, t text, a []any) (any, error) {
+		return textList(in, splitLines(t, truth(a[0])))
+	})
+	add("partition", "sep", func(_ *interp, t text, a []any) (any, error) { return partition(t, a[0], strings.Index, false) })
+	add("rpartition", "sep", func(_ *interp, t text, a []any) (any, error) { return partition(t, a[0], strings.LastIndex, true) })
+	add("startswith", "prefix start=None end=None", func(_ *interp, t text, a []any) (any, error) { return affix(t, a, strings.HasPrefix) })
+	add("endswith", "suffix start=None end=None", func(_ *interp, t text, a []any) (any, error) { return affix(t, a, strings.HasSuffix) })
+	add("removeprefix", "prefix", func(_ *interp, t text, a []any) (any, error) {
+		p, err := wantText(a[0])
+		if err == nil && strings.HasPrefix(t.s, p.s) {
+			t = t.slice(len(p.s), len(t.s))
+		}
+		return t, err
+	})
+	add("removesuffix", "suffix", func(_ *interp, t text, a []any) (any, error) {
+		p, err := wantText(a[0])
+		if err == nil && strings.HasSuffix(t.s, p.s) {
+			t = t.slice(0, len(t.s)-len(p.s))
+		}
+		return t, err
+	})
+	add("replace", "old new count=-1", func(in *interp, t text, a []any) (any, error) {
+		if err := plainOnly(t, "replace"); err != nil {
+			return nil, err
+		}
+		old, err := wantText(a[0])
+		if err != nil {
+			return nil, err
+		}
+		repl, err := wantText(a[1])
+		if err != nil {
+			return nil, err
+		}
+		n, err := toInt(a[2])
+		if err != nil {
+			return nil, err
+		}
+		return replaceText(in, t, old, repl, n)
+	})
+	add("join", "iterable", joinMethod)
+	add("find", "sub start=None end=None", func(_ *interp, t text, a []any) (any, error) { return find(t, a, strings.Index) })
+	add("rfind", "sub start=None end=None", func(_ *interp, t text, a []any) (any, error) { return find(t, a, strings.LastIndex) })
+	add("index", "sub start=None end=None", func(_ *interp, t text, a []any) (any, error) { return found(find(t, a, strings.Index)) })
+	add("rindex", "sub start=None end=None", func(_ *interp, t text, a []any) (any, error) { return found(find(t, a, strings.LastIndex)) })
+	add("count", "sub start=None end=None", func(_ *interp, t text, a []any) (any, error) {
+		sub, part, _, err := window(t, a)
+		return int64(strings.Count(part, sub)), err
+	})
+	add("center", "width fillchar='_'", func(in *interp, t text, a []any) (any, error) { return pad(in, t, a[0], a[1], 0) })
+	add("ljust", "width fillchar='_'", func(in *interp, t text, a []any) (any, error) { return pad(in, t, a[0], a[1], -1) })
+	add("rjust", "width fillchar='_'", func(in *interp, t text, a []any) (any, error) { return pad(in, t, a[0], a[1], 1) })
+	add("zfill", "width", zfill)
+	is("isspace", isSpace)
+	is("isalpha", unicode.IsLetter)
+	is("isdecimal", unicode.IsDigit)
+	is("isprintable", unicode.IsPrint)
+	table["isprintable"].call = func(_ *interp, recv any, _ []any, _ *rest) (any, error) {
+		return strings.IndexFunc(recv.(text).s, func(r rune) bool { return !unicode.IsPrint(r) }) < 0, nil
+	}
+	add("isascii", "", func(_ *interp, t text, _ []any) (any, error) {
+		return strings.IndexFunc(t.s, func(r rune) bool { return r > unicode.MaxASCII }) < 0, nil
+	})
+	add("islower", "", func(in *interp, t text, _ []any) (any, error) {
+		return testCase(in, t, unicode.IsLower, unicode.IsUpper)
+	})
+	add("isupper", "", func(in *interp, t text, _ []any) (any, error) {
+		return testCase(in, t, unicode.IsUpper, unicode.IsLower)
+	})
+	digit := func(r rune) bool {
+		return unicode.IsDigit(r) || strings.ContainsRune("²³¹⁰⁴⁵⁶⁷⁸⁹₀₁₂₃₄₅₆₇₈₉", r)
+	}
+	is("isdigit", digit)
+	is("isnumeric", func(r rune) bool { return digit(r) || unicode.IsNumber(r) })
+	is("isalnum", func(r rune) bool { return unicode.IsLetter(r) || digit(r) || unicode.IsNumber(r) })
+	table["format"] = &methodDef{sig: sig("* **"), call: formatMethod}
+	for _, name := range []string{"casefold", "encode", "expandtabs", "format_map", "isidentifier", "istitle", "maketrans", "translate"} {
+		table[name] = &methodDef{refused: "no use in a chat template"}
+	}
+	return table
+}
+
+// plainOnly refuses what would escape its arguments on a string marked safe.
+func plainOnly(t text, name string) error {
+	if t.markup {
+		return failure(ErrUnsupported, "%s of a string marked safe", name)
+	}
+	return nil
+}
+
+func wantText(v any) (text, error) {
+	if err := firstUndefined(v); err != nil {
+		return text{}, err
+	}
+	t, ok := v.(text)
+	if !ok {
+		return text{}, failure(ErrType, "found a %s, want a string", typeName(v))
+	}
+	return t, nil
+}
+
+// stripText cuts blanks, or the characters of chars, off one or both ends.
+func stripText(in *interp, t text, chars any, left, right bool) (any, error) {
+	if chars == nil {
+		return t.trim(left, right, isSpace), nil
+	}
+	set, err := wantText(chars)
+	if err != nil {
+		return nil, err
+	}
+	if err := in.scan(len(t.s) * max(1, len(set.s)/8)); err != nil {
+		return nil, err
+	}
+	return t.trim(left, right, func(r rune) bool { return strings.ContainsRune(set.s, r) }), nil
+}
+
+func textList(in *interp, parts []text) (any, error) {
+	l := &list{items: make([]any, len(parts)), own: true}
+	for i, p := range parts {
+		l.items[i] = p
+	}
+	return l, in.slots(4 * len(parts))
+}
+
+// splitText is str.split and, from the right, str.rsplit.
+func splitText(in *interp, t text, a []any, fromRight bool) (any, error) {
+	limit, err := toInt(a[1])
+	if err != nil {
+		return nil, err
+	}
+	if limit < 0 {
+		limit = int64(len(t.s)) + 1
+	}
+	next := cutBlank
+	if fromRight {
+		next = cutBlankRight
+	}
+	if a[0] != nil {
+		sep, err := wantText(a[0])
+		if err != nil {
+			return nil, err
+		}
+		if sep.s == "" {
+			return nil, failure(ErrType, "empty separator")
+		}
+		next = func(t text, last bool) (part, rest text, more bool) { return cutSep(t, sep.s, fromRight, last) }
+	}
+	var parts []text
+	for more := true; more; limit-- {
+		var part text
+		if err := in.spend(1); err != nil {
+			return nil, err
+		}
+		if part, t, more = next(t, limit == 0); part.s != "" || a[0] != nil {
+			parts = append(parts, part)
+		}
+	}
+	if fromRight {
+		for i, j := 0, len(parts)-1; i < j; i, j = i+1, j-1 {
+			parts[i], parts[j] = parts[j], parts[i]
+		}
+	}
+	return textList(in, parts)
+}
+
+// cutSep cuts t at the first (or last) sep; last says that no more cuts are allowed.
+func cutSep(t text, sep string, fromRight, last bool) (part, rest text, more bool) {
+	find := strings.Index
+	if fromRight {
+		find = strings.LastIndex
+	}
+	i := find(t.s, sep)
+	if last || i < 0 {
+		return t, text{}, false
+	}
+	head, tail := t.slice(0, i), t.slice(i+len(sep), len(t.s))
+	if fromRight {
+		return tail, head, true
+	}
+	return head, tail, true
+}
+
+// cutBlank cuts the first word off t; no more cuts leave the rest as it is, save leading blanks.
+func cutBlank(t text, last bool) (part, rest text, more bool) {
+	t = t.trim(true, false, isSpace)
+	i := strings.IndexFunc(t.s, isSpace)
+	if last || i < 0 {
+		return t, text{}, false
+	}
+	return t.slice(0, i), t.slice(i, len(t.s)), true
+}
+
+func cutBlankRight(t text, last bool) (part, rest text, more bool) {
+	t = t.trim(false, true, isSpace)
+	if last {
+		return t, text{}, false
+	}
+	word := strings.TrimRightFunc(t.s, func(r rune) bool { return !isSpace(r) })
+	if word == "" {
+		return t, text{}, false
+	}
+	return t.slice(len(word), len(t.s)), t.slice(0, len(word)), true
+}
+
+// isLineEnd lists what str.splitlines splits at, besides "\r\n".
+func isLineEnd(r rune) bool {
+	return r >= '\n' && r <= '\r' || r >= 0x1c && r <= 0x1e || r == 0x85 || r == 0x2028 || r == 0x2029
+}
+
+func splitLines(t text, keep bool) []text {
+	var lines []text
+	for t.s != "" {
+		i := strings.IndexFunc(t.s, isLineEnd)
+		if i < 0 {
+			return append(lines, t)
+		}
+		end := i + byteOffset(t.s[i:], 1)
+		if strings.HasPrefix(t.s[i:], "\r\n") {
+			end = i + 2
+		}
+		if keep {
+			i = end
+		}
+		lines = append(lines, t.slice(0, i))
+		t = t.slice(end, len(t.s))
+	}
+	return lines
+}
+
+func partition(t text, sep any, find func(s, sub string) int, fromRight bool) (any, error) {
+	p, err := wantText(sep)
+	if err != nil {
+		return nil, err
+	}
+	if p.s == "" {
+		return nil, failure(ErrType, "empty separator")
+	}
+	i := find(t.s, p.s)
+	items := []any{t, text{}, text{}}
+	if i >= 0 {
+		items = []any{t.slice(0, i), p, t.slice(i+len(p.s), len(t.s))}
+	} else if fromRight {
+		items = []any{text{}, text{}, t}
+	}
+	return &list{items: items, tuple: true}, nil
+}
+
+// window returns the string searched for, the part of t between the optional start and end, and where it begins in characters.
+func window(t text, a []any) (sub, part string, from int, err error) {
+	s, err := wantText(a[0])
+	if err != nil {
+		return "", "", 0, err
+	}
+	size := t.runeLen()
+	start, _, count, err := sliceBounds([3]any{a[1], a[2], nil}, size)
+	if err != nil {
+		return "", "", 0, err
+	}
+	at := byteOffset(t.s, start)
+	return s.s, t.s[at : at+byteOffset(t.s[at:], count)], start, nil
+}
+
+func find(t text, a []any, search func(s, sub string) int) (int64, error) {
+	sub, part, from, err := window(t, a)
+	if err != nil {
+		return 0, err
+	}
+	i := search(part, sub)
+	if i < 0 {
+		return -1, nil
+	}
+	if start, ok := a[1].(int64); ok && sub == "" && start > int64(t.runeLen()) {
+		return -1, nil
+	}
+	return int64(from + len([]rune(part[:i]))), nil
+}
+
+func found(i int64, err error) (any, error) {
+	if err == nil && i < 0 {
+		err = failure(ErrType, "substring not found")
+	}
+	return i, err
+}
+
+// affix is str.startswith and endswith; the affix may be a tuple of several.
+func affix(t text, a []any, has func(s, affix string) bool) (any, error) {
+	choices := []any{a[0]}
+	if l, ok := a[0].(*list); ok && l.tuple {
+		choices = l.items
+	}
+	for _, c := range choices {
+		sub, part, _, err := window(t, []any{c, a[1], a[2]})
+		if err != nil {
+			return nil, err
+		}
+		if has(part, sub) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// replaceText replaces old by repl, at most n times unless n is negative. An empty old stands between any two characters.
+func replaceText(in *interp, t, old, repl text, n int64) (any, error) {
+	count := strings.Count(t.s, old.s)
+	if n >= 0 && int64(count) > n {
+		count = int(n)
+	}
+	if count == 0 {
+		return t, nil
+	}
+	if len(repl.s) > 0 && count > in.lim.Memory/len(repl.s) {
+		return nil, in.alloc(in.lim.Memory + 1)
+	}
+	if err := in.alloc(len(t.s) + count*len(repl.s)); err != nil {
+		return nil, err
+	}
+	var b builder
+	at := 0
+	for k := range count {
+		i := at
+		if old.s != "" {
+			i += strings.Index(t.s[at:], old.s)
+		} else if k > 0 {
+			i += byteOffset(t.s[at:], 1)
+		}
+		b.add(t.slice(at, i))
+		b.add(repl)
+		at = i + len(old.s)
+	}
+	b.add(t.slice(at, len(t.s)))
+	return b.text(), nil
+}
+
+func joinMethod(in *interp, t text, a []any) (any, error) {
+	if err := plainOnly(t, "join"); err != nil {
+		return nil, err
+	}
+	items, err := iterate(a[0])
+	if err != nil {
+		return nil, err
+	}
+	var b builder
+	for i, it := range items {
+		s, ok := it.(text)
+		if !ok {
+			return nil, failure(ErrType, "item %d of join is a %s, not a string", i, typeName(it))
+		}
+		if i > 0 {
+			b.add(t)
+		}
+		b.add(s)
+		if err := in.alloc(len(s.s) + len(t.s)); err != nil {
+			return nil, err
+		}
+	}
+	return b.text(), nil
+}
+
+// pad fills t up to a width; side is where the filling goes: left of t (1), right (-1), or both (0).
+func pad(in *interp, t text, width, fill any, side int) (any, error) {
+	w, err := toInt(width)
+	if err != nil {
+		return nil, err
+	}
+	f, err := wantText(fill)
+	if err != nil {
+		return nil, err
+	}
+	if f.runeLen() != 1 {
+		return nil, failure(ErrType, "the fill character must be one character")
+	}
+	n := w - int64(t.runeLen())
+	if n <= 0 {
+		return t, nil
+	}
+	left := n
+	switch side {
+	case -1:
+		left = 0
+	case 0:
+		left = n/2 + n&w&1
+	}
+	l, err := in.repeat(f, left)
+	if err != nil {
+		return nil, err
+	}
+	r, err := in.repeat(f, n-left)
+	if err != nil {
+		return nil, err
+	}
+	out := concat(l, t, r)
+	out.markup = t.markup
+	return out, nil
+}
+
+func zfill(in *interp, t text, a []any) (any, error) {
+	sign := 0
+	if t.s != "" && (t.s[0] == '-' || t.s[0] == '+') {
+		sign = 1
+	}
+	w, err := toInt(a[0])
+	if err != nil {
+		return nil, err
+	}
+	zeros, err := in.repeat(text{s: "0"}, w-int64(t.runeLen()))
+	return concat(t.slice(0, sign), zeros, t.slice(sign, len(t.s))), err
+}

@@ -1,0 +1,170 @@
+package jinja
+
+import (
+	"strings"
+	"unicode/utf8"
+)
+
+// text is a string that knows where its bytes came from. It is immutable.
+type text struct {
+	s      string
+	runs   []run // covers s when origins differ; nil when all of s has the origin data
+	data   bool
+	markup bool // marked by |safe: "+" escapes what is added, as the reference's Markup does
+}
+
+// run is a piece of a text of one origin: from the end of the run before it to end.
+type run struct {
+	end  int
+	data bool
+}
+
+// slice returns bytes i to j.
+func (t text) slice(i, j int) text {
+	out := text{s: t.s[i:j], data: t.data, markup: t.markup}
+	if t.runs == nil || i == j {
+		return out
+	}
+	k := 0
+	for t.runs[k].end <= i {
+		k++
+	}
+	if t.runs[k].end >= j {
+		out.data = t.runs[k].data
+		return out
+	}
+	for ; ; k++ {
+		r := t.runs[k]
+		out.runs = append(out.runs, run{min(r.end, j) - i, r.data})
+		if r.end >= j {
+			return out
+		}
+	}
+}
+
+// each calls f for every run of t in order.
+func (t text) each(f func(s string, data bool)) {
+	if t.runs == nil {
+		if t.s != "" {
+			f(t.s, t.data)
+		}
+		return
+	}
+	at := 0
+	for _, r := range t.runs {
+		f(t.s[at:r.end], r.data)
+		at = r.end
+	}
+}
+
+// originAt tells the origin of byte i.
+func (t text) originAt(i int) bool {
+	for _, r := range t.runs {
+		if i < r.end {
+			return r.data
+		}
+	}
+	return t.data
+}
+
+// mapRunes rewrites t character by character; what f returns has the origin of the character it replaces.
+func (t text) mapRunes(f func(i int, r rune) string) text {
+	var b builder
+	at := 0
+	t.each(func(s string, data bool) {
+		for i, r := range s {
+			b.str(f(at+i, r), data)
+		}
+		at += len(s)
+	})
+	out := b.text()
+	out.markup = t.markup
+	return out
+}
+
+// runeLen is Python's len: the number of characters.
+func (t text) runeLen() int { return utf8.RuneCountInString(t.s) }
+
+// byteOffset returns where character i of s starts; i is in 0..runeLen.
+func byteOffset(s string, i int) int {
+	at := 0
+	for ; i > 0; i-- {
+		if s[at] < utf8.RuneSelf {
+			at++
+			continue
+		}
+		_, size := utf8.DecodeRuneInString(s[at:])
+		at += size
+	}
+	return at
+}
+
+// runes cuts t into its characters.
+func (t text) runes() []text {
+	out := make([]text, 0, len(t.s))
+	for i := 0; i < len(t.s); {
+		_, size := utf8.DecodeRuneInString(t.s[i:])
+		out = append(out, t.slice(i, i+size))
+		i += size
+	}
+	return out
+}
+
+// trim cuts what cut accepts off the left and right end.
+func (t text) trim(left, right bool, cut func(rune) bool) text {
+	i, j := 0, len(t.s)
+	if left {
+		i = j - len(strings.TrimLeftFunc(t.s, cut))
+	}
+	if right {
+		j = i + len(strings.TrimRightFunc(t.s[i:], cut))
+	}
+	return t.slice(i, j)
+}
+
+// builder puts a text together.
+type builder struct {
+	b    strings.Builder
+	runs []run
+}
+
+func (b *builder) str(s string, data bool) {
+	if s == "" {
+		return
+	}
+	b.b.WriteString(s)
+	if n := len(b.runs); n > 0 && b.runs[n-1].data == data {
+		b.runs[n-1].end = b.b.Len()
+		return
+	}
+	b.runs = append(b.runs, run{b.b.Len(), data})
+}
+
+func (b *builder) add(t text) { t.each(b.str) }
+
+func (b *builder) len() int { return b.b.Len() }
+
+func (b *builder) text() text {
+	t := text{s: b.b.String()}
+	if len(b.runs) == 1 {
+		t.data = b.runs[0].data
+	} else if len(b.runs) > 1 {
+		t.runs = b.runs
+	}
+	return t
+}
+
+// segments returns what has been built as the public form.
+func (b *builder) segments() []Segment {
+	var out []Segment
+	b.text().each(func(s string, data bool) { out = append(out, Segment{Text: s, Trusted: !data}) })
+	return out
+}
+
+func concat(parts ...text) text {
+	var b builder
+	for _, p := range parts {
+		b.add(p)
+	}
+	return b.text()
+}
