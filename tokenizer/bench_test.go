@@ -31,3 +31,17 @@ func BenchmarkEncode(b *testing.B) {
 		})
 	}
 }
+
+func BenchmarkLoad(b *testing.B) {
+	for _, name := range append([]string{"assistant"}, big...) {
+		b.Run(name, func(b *testing.B) {
+			data := loadNamed(b, name).Marshal()
+			b.SetBytes(int64(len(data)))
+			for b.Loop() {
+				if _, err := Unmarshal(data); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

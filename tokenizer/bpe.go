@@ -32,6 +32,7 @@ type bpeModel struct {
 	byteFallback bool
 	fuseUnk      bool
 	ignoreMerges bool
+	gaps         bool // a character without a token keeps its neighbours apart
 	unk          int32
 	prefix       string // continuing subword prefix
 	suffix       string // end of word suffix
@@ -40,9 +41,12 @@ type bpeModel struct {
 
 func newBPE(s *spec, v *vocab) *bpeModel {
 	m := &bpeModel{
-		vocab: v, pairs: newPairTable(s.merges), raw: s.rawBytes,
+		vocab: v, pairs: s.pairs, raw: s.rawBytes,
 		fuseUnk: s.fuseUnk, ignoreMerges: s.ignoreMerges, unk: s.unk,
-		prefix: s.subwordPrefix, suffix: s.wordSuffix,
+		prefix: s.subwordPrefix, suffix: s.wordSuffix, gaps: s.family == familyGGUF,
+	}
+	if m.pairs.slots == nil {
+		m.pairs = newPairTable(s.merges)
 	}
 	if m.raw {
 		for b := range m.byteIDs {
@@ -75,7 +79,7 @@ func newBPE(s *spec, v *vocab) *bpeModel {
 // keepsAll reports whether every character has a symbol: one that vanishes
 // would let a merge join what stands on its two sides, across a cut.
 func (m *bpeModel) keepsAll() bool {
-	return m.unk >= 0 || m.byteFallback && !slices.Contains(m.byteIDs[:], -1)
+	return m.gaps || m.unk >= 0 || m.byteFallback && !slices.Contains(m.byteIDs[:], -1)
 }
 
 var byteTokens = func() (t [256]string) {
@@ -199,7 +203,13 @@ func (m *bpeModel) symbols(w string, sc *scratch) {
 			sc.ids = append(sc.ids, id)
 			continue
 		}
-		if m.appendBytes(s, sc) || m.unk < 0 {
+		if m.appendBytes(s, sc) {
+			continue
+		}
+		if m.unk < 0 {
+			if m.gaps {
+				sc.ids = append(sc.ids, -1)
+			}
 			continue
 		}
 		if pending >= 0 && !m.fuseUnk {
@@ -246,7 +256,7 @@ func (m *bpeModel) mergeShort(dst []int32, sc *scratch) []int32 {
 			}
 		}
 		if at < 0 {
-			return append(dst, ids...)
+			return appendKnown(dst, ids)
 		}
 		ids[at] = m.pairs.merges[best].out
 		ids = append(ids[:at+1], ids[at+2:]...)
@@ -303,7 +313,19 @@ func (m *bpeModel) mergeLong(dst []int32, sc *scratch) []int32 {
 	}
 	sc.heap = h[:0]
 	for i := int32(0); i >= 0; i = next[i] {
-		dst = append(dst, ids[i])
+		if ids[i] >= 0 {
+			dst = append(dst, ids[i])
+		}
+	}
+	return dst
+}
+
+// appendKnown appends ids without the gaps.
+func appendKnown(dst, ids []int32) []int32 {
+	for _, id := range ids {
+		if id >= 0 {
+			dst = append(dst, id)
+		}
 	}
 	return dst
 }

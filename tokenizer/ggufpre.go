@@ -10,7 +10,8 @@ import (
 // regexes of each type, applied one after the other, each to the parts that
 // the one before left, and flags that a file cannot state itself. llama.cpp
 // runs them on std::regex over text folded to Unicode categories, so there
-// \p{Lu} is any letter and \d and \b are ASCII; they are written out here so.
+// \p{Lu} is any letter, \d and \b are ASCII, and no range holds white space
+// beyond ASCII; they are written out here so.
 type ggufPre struct {
 	names        string // aliases, separated by spaces
 	regexes      []string
@@ -37,7 +38,7 @@ const (
 	preBloom  = ` ?[^(\s|.,!?…。，、।۔،)]+`
 	preSplit  = `[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_` + "`" + `{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
 	preLM     = `[\p{L}\p{M}]`
-	preDSWord = `\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+`
+	preDSWord = `\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝ\u1F5F-\u1F7Dᾀ-ᾴᾶ-ᾼ\u1FBEῂ-ῄῆ-ῌ\u1FD0-\u1FD3\u1FD6-\u1FDBῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤ\u2126ℨ\u212A-\u212Dℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+`
 )
 
 // ggufPres lists every type; names of one entry differ in nothing that
@@ -52,8 +53,8 @@ var ggufPres = []ggufPre{
 		`\s{512}(?!\S)|\s{256}(?!\S)|\s{128}(?!\S)|\s{64}(?!\S)|\s{32}(?!\S)|\s{16}(?!\S)|\s{8}(?!\S)|\s{4}(?!\S)|\s{1,2}(?!\S)|\s{1}`}},
 	{names: "dbrx smaug-bpe", regexes: []string{preLlama3}},
 	{names: "glm4 chatglm-bpe", regexes: []string{preLlama3}, noBOS: true},
-	{names: "deepseek-llm", regexes: []string{`[\r\n]`, preDSWord, `\s?[!-/:-~！-／：-～‘-‟　-。]+`, `\s+\z`, `[一-龥ࠀ-一가-퟿]+`, `\p{N}+`}},
-	{names: "deepseek-coder", regexes: []string{`[\r\n]`, `\s?\p{L}+`, `\s?\p{P}+`, `[一-龥ࠀ-一가-퟿]+`, `\p{N}`}},
+	{names: "deepseek-llm", regexes: []string{`[\r\n]`, preDSWord, `\s?(?:(?!\s)[!-/:-~！-／：-～‘-‟　-。])+`, `\s+\z`, `(?:(?!\s)[一-龥ࠀ-一가-퟿])+`, `\p{N}+`}},
+	{names: "deepseek-coder", regexes: []string{`[\r\n]`, `\s?\p{L}+`, `\s?\p{P}+`, `(?:(?!\s)[一-龥ࠀ-一가-퟿])+`, `\p{N}`}},
 	{names: "deepseek-v3 hunyuan-dense joyai-llm hy_v4", regexes: []string{`\p{N}{1,3}`, preHan, preSplit}},
 	{names: "spark2_5", regexes: []string{`\p{N}{1,3}`, preHan,
 		strings.Replace(preSplit, `[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|`, `[\p{P}\p{S}]+|[\r\n]|`, 1), `\p{N}`}},
@@ -77,7 +78,7 @@ var ggufPres = []ggufPre{
 		preLead + preUpper + `+` + preLower + `*` + preFold + `?|\p{N}{1,3}` + preSlash}},
 	{names: "granite-embed-multi-97m", regexes: []string{preLead + `((?=[\p{L}\p{M}])([^a-z]))*((?=[\p{L}\p{M}])([^A-Z]))+` + preFold + `?|` +
 		preLead + `((?=[\p{L}\p{M}])([^a-z]))+((?=[\p{L}\p{M}])([^A-Z]))*` + preFold + `?|\p{N}{1,3}` + preSlash}, ignoreMerges: true},
-	{names: "tiny_aya cohere2moe", regexes: []string{`[0-9]{1,3}(?=(?:[0-9]{3})*(?![0-9A-Za-z_]))`,
+	{names: "tiny_aya cohere2moe", custom: "afmoedigits", regexes: []string{
 		preLead + preLM + `*` + preLM + `+` + preFold + `?|` + preLead + preLM + `+` + preLM + `*` + preFold + `?|\p{N}{1,3}` + preSlash}},
 	{names: "kimi-k2", custom: "kimi"},
 	{names: "superbpe", regexes: []string{`\p{N}+`, `(?=([0-9]{3})+(?![0-9]))`}},
@@ -86,7 +87,7 @@ var ggufPres = []ggufPre{
 	{names: "seed-coder", regexes: []string{preFold + `|` + preLead + `\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+`}},
 	{names: "ufakzeka", regexes: []string{preLead + `\p{L}+|\p{N}` + preTail}},
 	{names: "afmoe", custom: "afmoedigits", regexes: []string{
-		`[一-鿿㐀-䶿豈-﫿぀-ゟ゠-ヿ･-ﾟ⼀-⿟เ-๿຀-໿ក-៿က-႟ꩠ-ꩿꧠ-꧿가-힯ᄀ-ᇿ]+`, preSplit}},
+		`[一-鿿㐀-䶿\uF900-\uFAFF぀-ゟ゠-ヿ･-ﾟ⼀-⿟เ-๿຀-໿ក-៿က-႟ꩠ-ꩿꧠ-꧿가-힯ᄀ-ᇿ]+`, preSplit}},
 	{names: "laguna", regexes: []string{`[^\n]+|[\n]+`, preQwen2}},
 	{names: "exaone-moe", regexes: []string{preFold + `|` + preLead + `(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+`}},
 	{names: "gemma4 granite-embed-multi-311m", regexes: []string{`[^\n]+|[\n]+`}, spaceMarks: true, addBOS: true},
@@ -115,7 +116,9 @@ func GGUFPreTypes() []string {
 	return out
 }
 
-// afmoeDigits groups a run of numbers by three from its right end.
+// afmoeDigits groups a run of numbers by three from its right end. As in
+// llama.cpp the first group stays joined to the text before it, which matters
+// to the white space there: the next regex sees that a number follows.
 func afmoeDigits(s string, add func(start, end int, match bool)) error {
 	at := 0
 	for i := 0; i < len(s); {
@@ -124,20 +127,16 @@ func afmoeDigits(s string, add func(start, end int, match bool)) error {
 			i += n
 			continue
 		}
-		if at < i {
-			add(at, i, false)
-		}
 		end := run(s, i, classNumber)
 		group := utf8.RuneCountInString(s[i:end]) % 3
 		if group == 0 {
 			group = 3
 		}
 		for i < end {
-			j := scanNumber(s, i, group)
-			add(i, j, true)
-			i, group = j, 3
+			i = scanNumber(s, i, group)
+			add(at, i, true)
+			at, group = i, 3
 		}
-		at = end
 	}
 	if at < len(s) {
 		add(at, len(s), false)

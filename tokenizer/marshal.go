@@ -18,8 +18,7 @@ import (
 //	tokens: count, kinds (1 byte each), lengths (uvarints), bytes of all tokens
 //	scores: width uint8 (0, 4 or 8 bytes), values
 //	order: list of uvarint ids, ascending by token bytes; unigram and greedy only
-//	merges: count, then left, right as uvarints and the result as a
-//	  zigzag uvarint of its difference to the one before
+//	merges: count, then left, right and result as 3 bytes each
 //	added tokens: list of id, flags uint8, string
 //	normalizer, pre-tokenizer, decoder: lists of op string, s, t strings, flags uint8, n uvarint
 //	prefix, suffix, end ids: lists of uvarints
@@ -139,7 +138,12 @@ func unmarshal(data []byte) (*Tokenizer, error) {
 	if r.err != nil {
 		return nil, r.err
 	}
-	if err := s.vocab.index(); err != nil {
+	// The two large tables do not need each other.
+	done := make(chan pairTable)
+	go func() { done <- newPairTable(s.merges) }()
+	err := s.vocab.index()
+	s.pairs = <-done
+	if err != nil {
 		return nil, err
 	}
 	return build(s)
@@ -202,12 +206,10 @@ func (w *writer) scores(x []float64) {
 
 func (w *writer) merges(ms []merge) {
 	w.uint(uint64(len(ms)))
-	last := int32(0)
 	for _, m := range ms {
-		w.uint(uint64(m.left))
-		w.uint(uint64(m.right))
-		w.b = binary.AppendVarint(w.b, int64(m.out-last))
-		last = m.out
+		for _, id := range [3]int32{m.left, m.right, m.out} {
+			w.b = append(w.b, byte(id), byte(id>>8), byte(id>>16))
+		}
 	}
 }
 
@@ -324,7 +326,7 @@ func (r *reader) scores(n int) []float64 {
 }
 
 func (r *reader) merges() []merge {
-	n := r.count(3)
+	n := r.count(9)
 	if n == 0 {
 		return nil
 	}
@@ -332,17 +334,15 @@ func (r *reader) merges() []merge {
 		r.fail("%d merges", n)
 		return nil
 	}
+	b := r.take(9 * n)
 	ms := make([]merge, n)
-	last := int64(0)
 	for i := range ms {
-		ms[i].left, ms[i].right = int32(r.uint(maxVocab)), int32(r.uint(maxVocab))
-		d := r.uint(2 * maxVocab)
-		last += int64(d>>1) ^ -int64(d&1)
-		if last < 0 || last > maxVocab {
-			r.fail("merge %d makes id %d", i, last)
-			return nil
+		x := b[9*i : 9*i+9 : 9*i+9]
+		ms[i] = merge{
+			int32(x[0]) | int32(x[1])<<8 | int32(x[2])<<16,
+			int32(x[3]) | int32(x[4])<<8 | int32(x[5])<<16,
+			int32(x[6]) | int32(x[7])<<8 | int32(x[8])<<16,
 		}
-		ms[i].out = int32(last)
 	}
 	return ms
 }

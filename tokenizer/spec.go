@@ -50,13 +50,14 @@ type spec struct {
 	normalize []step
 	pre       []step
 	decode    []step
-	prefix    []int32 // what the post-processor puts before the text
-	suffix    []int32 // and after it
-	eog       []int32 // ids that end a generation, ascending
-	charsmap  []byte  // SentencePiece's precompiled normalization
-	unkText   string  // SentencePiece: what an unknown token decodes to
-	template  string  // chat template found in the same file
-	order     []int32 // ids by ascending token, if known; unigram and greedy models
+	prefix    []int32   // what the post-processor puts before the text
+	suffix    []int32   // and after it
+	eog       []int32   // ids that end a generation, ascending
+	charsmap  []byte    // SentencePiece's precompiled normalization
+	unkText   string    // SentencePiece: what an unknown token decodes to
+	template  string    // chat template found in the same file
+	pairs     pairTable // of merges, if made already
+	order     []int32   // ids by ascending token, if known; unigram and greedy models
 }
 
 // step is one stage of a normalizer, pre-tokenizer or decoder; what its fields

@@ -38,7 +38,7 @@ type vocab struct {
 	blob  string
 	off   []uint32 // len n+1: token i is blob[off[i]:off[i+1]]
 	kind  []byte   // len n
-	slots []int32  // open addressing, id+1, 0 is empty; length a power of two
+	slots []uint64 // open addressing: high half of the hash, id+1; 0 is empty; length a power of two
 }
 
 func (v *vocab) size() int { return len(v.kind) }
@@ -76,13 +76,17 @@ func (v *vocab) find(s string, raw bool) int32 {
 	if raw {
 		want = kindRaw
 	}
+	h := hashString(s)
 	mask := uint64(len(v.slots) - 1)
-	for i := hashString(s) & mask; ; i = (i + 1) & mask {
+	for i := h & mask; ; i = (i + 1) & mask {
 		e := v.slots[i]
 		if e == 0 {
 			return -1
 		}
-		if id := e - 1; v.kind[id]&kindRaw == want && v.at(id) == s {
+		if e>>32 != h>>32 {
+			continue
+		}
+		if id := int32(uint32(e)) - 1; v.kind[id]&kindRaw == want && v.at(id) == s {
 			return id
 		}
 	}
@@ -94,22 +98,25 @@ func (v *vocab) index() error {
 	for n < 2*len(v.kind) {
 		n *= 2
 	}
-	v.slots = make([]int32, n)
+	v.slots = make([]uint64, n)
 	mask := uint64(n - 1)
 	for id := range v.kind {
 		if v.kind[id] == kindAbsent {
 			continue
 		}
 		s := v.at(int32(id))
-		i := hashString(s) & mask
+		h := hashString(s)
+		i := h & mask
 		for v.slots[i] != 0 {
-			o := v.slots[i] - 1
-			if v.kind[o]&kindRaw == v.kind[id]&kindRaw && v.at(o) == s {
-				return fmt.Errorf("%w: ids %d and %d are both token %q", ErrCorrupt, o, id, s)
+			if v.slots[i]>>32 == h>>32 {
+				o := int32(uint32(v.slots[i])) - 1
+				if v.kind[o]&kindRaw == v.kind[id]&kindRaw && v.at(o) == s {
+					return fmt.Errorf("%w: ids %d and %d are both token %q", ErrCorrupt, o, id, s)
+				}
 			}
 			i = (i + 1) & mask
 		}
-		v.slots[i] = int32(id) + 1
+		v.slots[i] = h&^0xffffffff | uint64(id+1)
 	}
 	return nil
 }
