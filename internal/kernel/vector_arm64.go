@@ -13,6 +13,8 @@ const step = 16
 
 // expTable holds the constants of math.go, each four times; vector_arm64.s
 // names its rows.
+//
+//lint:ignore U1000 read by assembly
 var expTable = rows(expLog2e, -expLn2Hi, -expLn2Lo, expC0, expC1, expC2, expC3, expC4, expC5,
 	1, expMax, expMin, float32(math.Inf(1)),
 	tanhSmall, tanhC0, tanhC1, tanhC2, tanhC3, tanhC4, 2, math.Float32frombits(1<<31),
