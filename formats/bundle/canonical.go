@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"unicode/utf16"
 	"unicode/utf8"
 )
@@ -128,20 +129,21 @@ func appendNumber(dst []byte, text string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("number %.40s: %w", text, err)
 	}
-	if n, err := strconv.ParseInt(text, 10, 64); err == nil && (n > 1<<53 || n < -1<<53) {
-		return nil, fmt.Errorf("integer %d is beyond 2^53", n)
-	}
 	if f == 0 {
 		return append(dst, '0'), nil
 	}
-	if a := max(f, -f); a >= 1e-6 && a < 1e21 {
-		return strconv.AppendFloat(dst, f, 'f', -1, 64), nil
-	}
 	at := len(dst)
-	dst = strconv.AppendFloat(dst, f, 'e', -1, 64)
-	// Go writes e-09 where ECMAScript writes e-9.
-	if e := at + bytes.IndexByte(dst[at:], 'e'); dst[e+2] == '0' {
-		dst = slices.Delete(dst, e+2, e+3)
+	if a := max(f, -f); a >= 1e-6 && a < 1e21 {
+		dst = strconv.AppendFloat(dst, f, 'f', -1, 64)
+	} else {
+		dst = strconv.AppendFloat(dst, f, 'e', -1, 64)
+		// Go writes e-09 where ECMAScript writes e-9.
+		if e := at + bytes.IndexByte(dst[at:], 'e'); dst[e+2] == '0' {
+			dst = slices.Delete(dst, e+2, e+3)
+		}
+	}
+	if got := dst[at:]; !strings.ContainsAny(text, ".eE") && string(got) != text {
+		return nil, fmt.Errorf("integer %.40s: a double holds %s", text, got)
 	}
 	return dst, nil
 }

@@ -27,7 +27,7 @@ import (
 //	144   8  signature algorithm: 0 none, 1 Ed25519
 //	152  32  public key
 //	184  64  signature
-//	248   8  zero
+//	248   8  the first bytes of the SHA-256 of bytes 144 to 247; zero when unsigned
 //
 // The bundle's digest is the SHA-256 of bytes 0 to 143 and the manifest: a
 // signature does not change it.
@@ -38,7 +38,7 @@ const (
 	atSignature = 144
 	atKey       = 152
 	atSigned    = 184
-	atReserved  = 248
+	atBlockSum  = 248
 	minToolLen  = 24
 )
 
@@ -90,6 +90,8 @@ func (h *header) encode() []byte {
 		le.PutUint64(b[atSignature:], algoEd25519)
 		copy(b[atKey:], h.key)
 		copy(b[atSigned:], h.signature)
+		sum := sha256.Sum256(b[atSignature:atBlockSum])
+		copy(b[atBlockSum:], sum[:])
 	}
 	return b
 }
@@ -175,15 +177,17 @@ func (h *header) checkPlaces(file string, size int64) error {
 func (h *header) parseSignature(file string, b []byte) error {
 	switch algo := binary.LittleEndian.Uint64(b[atSignature:]); algo {
 	case algoNone:
-		if i := firstNonZero(b[atKey:]); i >= 0 {
+		if i := firstNonZero(b[atKey:HeaderBytes]); i >= 0 {
 			return formats.Corrupt(file, "", int64(atKey+i), "header: signature bytes without a signature algorithm")
 		}
 	case algoEd25519:
-		if i := firstNonZero(b[atReserved:]); i >= 0 {
-			return formats.Corrupt(file, "", int64(atReserved+i), "header: reserved byte is not zero")
+		// The signature alone is no proof against damage: with the key of all
+		// zeros, a point of order four, zeros verify for one message in four.
+		if sum := sha256.Sum256(b[atSignature:atBlockSum]); !bytes.Equal(sum[:HeaderBytes-atBlockSum], b[atBlockSum:HeaderBytes]) {
+			return formats.Corrupt(file, "", atSignature, "header: the signature is damaged: its checksum is %x, the header says %x", sum[:HeaderBytes-atBlockSum], b[atBlockSum:HeaderBytes])
 		}
 		h.key = bytes.Clone(b[atKey:atSigned])
-		h.signature = bytes.Clone(b[atSigned:atReserved])
+		h.signature = bytes.Clone(b[atSigned:atBlockSum])
 	default:
 		return formats.Corrupt(file, "", atSignature, "header: signature algorithm %d, wanted 0 or 1", algo)
 	}

@@ -64,7 +64,7 @@ func (b *Bundle) pack(ctx context.Context, dst io.Writer, progress func(done, to
 			return err
 		}
 		part := buf[:min(frameBytes, b.size-at)]
-		if err := readFull(b.name, b.file, at, part); err != nil {
+		if err := readFull(b.name, b.r, at, part); err != nil {
 			return err
 		}
 		if _, err := out.Write(part); err != nil {
@@ -115,7 +115,6 @@ func unpackFile(ctx context.Context, in, out *os.File, o Options, progress func(
 			return err
 		}
 	}
-	b.file = out
 	return b.check(ctx, nil)
 }
 

@@ -29,6 +29,7 @@ type Options struct {
 type Bundle struct {
 	name     string
 	file     *os.File
+	r        io.ReaderAt // file, or what a delivery file gave
 	size     int64
 	header   *header
 	manifest *Manifest
@@ -102,7 +103,7 @@ func parse(name string, r io.ReaderAt, size int64) (*Bundle, error) {
 	if sum := Digest(sha256.Sum256(text)); sum != h.manifestSum {
 		return nil, formats.Corrupt(name, "", h.manifestAt, "manifest: SHA-256 is %s, the header says %s", sum, h.manifestSum)
 	}
-	b := &Bundle{name: name, size: size, header: h, digest: h.digest(text)}
+	b := &Bundle{name: name, r: r, size: size, header: h, digest: h.digest(text)}
 	if h.key != nil && !ed25519.Verify(h.key, signed(b.digest), h.signature) {
 		return nil, formats.Corrupt(name, "", atSigned, "header: the signature by key %x does not verify", []byte(h.key))
 	}

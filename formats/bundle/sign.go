@@ -171,7 +171,7 @@ func sign(path string, b *Bundle, key ed25519.PrivateKey) error {
 	h.key = key.Public().(ed25519.PublicKey)
 	h.signature = ed25519.Sign(key, signed(b.digest))
 	return replaceFile(path, func(f *os.File) error {
-		if _, err := io.Copy(f, io.NewSectionReader(b.file, 0, b.size)); err != nil {
+		if _, err := io.Copy(f, io.NewSectionReader(b.r, 0, b.size)); err != nil {
 			return err
 		}
 		if _, err := f.WriteAt(h.encode(), 0); err != nil {

@@ -79,7 +79,7 @@ func (c *checker) read(at, n int64) ([]byte, error) {
 	if err := c.ctx.Err(); err != nil {
 		return nil, err
 	}
-	if err := readFull(c.b.name, c.b.file, at, c.buf[:n]); err != nil {
+	if err := readFull(c.b.name, c.b.r, at, c.buf[:n]); err != nil {
 		return nil, err
 	}
 	c.done += n
@@ -125,7 +125,7 @@ func (c *checker) padding(before string, at, end int64) error {
 
 // headAndManifest reads both again.
 func (c *checker) headAndManifest() error {
-	again, err := parse(c.b.name, c.b.file, c.b.size)
+	again, err := parse(c.b.name, c.b.r, c.b.size)
 	if err != nil {
 		return err
 	}
