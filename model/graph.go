@@ -104,9 +104,25 @@ type Block struct {
 }
 
 // Rope is one set of rotary frequencies: InvFreq[i] for the pair (i, i+E/2).
+// Base and Scaling say what they were computed from, for exports to formats
+// that store that instead.
 type Rope struct {
-	HeadDim int       `json:"head_dim"`
-	InvFreq []float32 `json:"inv_freq"` // [E/2], radians per position, scaling included
+	HeadDim int         `json:"head_dim"`
+	InvFreq []float32   `json:"inv_freq"` // [E/2], radians per position, scaling included
+	Base    float64     `json:"base"`     // of the unscaled frequencies Base^(-2i/E); 0 where unknown
+	Scaling RopeScaling `json:"scaling,omitzero"`
+}
+
+// RopeScaling is a scaling in the words of Hugging Face's rope_scaling, the
+// zero value for none.
+type RopeScaling struct {
+	Type     string  `json:"type"` // "linear", "llama3" or FreqFactors
+	Factor   float64 `json:"factor,omitzero"`
+	LowFreq  float64 `json:"low_freq_factor,omitzero"`
+	HighFreq float64 `json:"high_freq_factor,omitzero"`
+	Context  int     `json:"original_max_position_embeddings,omitzero"`
+	// Factors divide the frequencies, one each, under FreqFactors.
+	Factors []float64 `json:"factors,omitempty"`
 }
 
 // Graph is a decoder-only language model.
@@ -133,6 +149,7 @@ func (g *Graph) Clone() *Graph {
 	c.Ropes = slices.Clone(g.Ropes)
 	for i := range c.Ropes {
 		c.Ropes[i].InvFreq = slices.Clone(c.Ropes[i].InvFreq)
+		c.Ropes[i].Scaling.Factors = slices.Clone(c.Ropes[i].Scaling.Factors)
 	}
 	c.Blocks = slices.Clone(g.Blocks)
 	c.Weights = slices.Clone(g.Weights)

@@ -66,19 +66,28 @@ func scaledRope(E int, theta float64, s, parent *Config) Rope {
 		s.scaleRope(inv)
 		s.RefuseUnread(nil)
 	}
-	r := Rope{HeadDim: E, InvFreq: make([]float32, E/2)}
+	r := Rope{HeadDim: E, InvFreq: make([]float32, E/2), Base: theta}
 	for i, f := range inv {
 		r.InvFreq[i] = float32(f)
 	}
 	return r
 }
 
+// Factors returns what divides each unscaled frequency of r's base, [E/2].
+func (r Rope) Factors() []float32 {
+	out := make([]float32, len(r.InvFreq))
+	for i, f := range r.InvFreq {
+		out[i] = float32(1 / pow(r.Base, float64(2*i)/float64(r.HeadDim)) / float64(f))
+	}
+	return out
+}
+
 // FreqFactors is the rope_type under which a source gives, in "factors", the
 // number that divides each frequency (GGUF's rope_freqs.weight).
 const FreqFactors = "freq_factors"
 
-// scaleRope applies the scaling that s describes.
-func (s *Config) scaleRope(inv []float64) {
+// scaleRope applies the scaling that s describes and returns it.
+func (s *Config) scaleRope(inv []float64) (out RopeScaling) {
 	kind := s.TextOr("rope_type", s.TextOr("type", "default"))
 	if old := s.TextOr("type", kind); old != kind {
 		s.Fail(formats.ErrCorrupt, "type", "is %q, but rope_type is %q", old, kind)
@@ -89,19 +98,20 @@ func (s *Config) scaleRope(inv []float64) {
 		// Present in some files, and read by neither form.
 		s.get("original_max_position_embeddings")
 		if kind == "linear" {
-			factor := s.scale("factor")
+			out = RopeScaling{Type: kind, Factor: s.scale("factor")}
 			for i := range inv {
-				inv[i] /= factor
+				inv[i] /= out.Factor
 			}
 		}
 	case "llama3":
-		s.llama3(inv)
+		out = s.llama3(inv)
 	case FreqFactors:
 		factors := s.Floats("factors")
 		if len(factors) != len(inv) {
 			s.Fail(formats.ErrCorrupt, "factors", "has %d numbers, wanted %d", len(factors), len(inv))
-			return
+			return out
 		}
+		out = RopeScaling{Type: kind, Factors: factors}
 		for i := range inv {
 			inv[i] /= factors[i]
 		}
@@ -111,6 +121,7 @@ func (s *Config) scaleRope(inv []float64) {
 			s.read[key] = true // one complaint is enough
 		}
 	}
+	return out
 }
 
 // scale is a required number of at least 1.
@@ -126,13 +137,15 @@ func (s *Config) scale(key string) float64 {
 // llama3 is the scaling of Llama 3.1 (Hugging Face's
 // _compute_llama3_parameters): long wavelengths are divided by factor, short
 // ones kept, those between mixed linearly in the frequency.
-func (s *Config) llama3(inv []float64) {
-	factor := s.scale("factor")
-	low, high := s.Float("low_freq_factor"), s.Float("high_freq_factor")
-	context := float64(s.Int("original_max_position_embeddings", maxContext))
+func (s *Config) llama3(inv []float64) RopeScaling {
+	out := RopeScaling{
+		Type: "llama3", Factor: s.scale("factor"), LowFreq: s.Float("low_freq_factor"), HighFreq: s.Float("high_freq_factor"),
+		Context: s.Int("original_max_position_embeddings", maxContext),
+	}
+	factor, low, high, context := out.Factor, out.LowFreq, out.HighFreq, float64(out.Context)
 	if !(low < high) {
 		s.Fail(formats.ErrUnsupported, "high_freq_factor", "is %g, wanted more than low_freq_factor %g", high, low)
-		return
+		return out
 	}
 	for i, f := range inv {
 		turns := float64(context*f) / (2 * math.Pi) // of the pair within the original context
@@ -145,4 +158,5 @@ func (s *Config) llama3(inv []float64) {
 			inv[i] = float64((1-smooth)*f)/factor + float64(smooth*f)
 		}
 	}
+	return out
 }

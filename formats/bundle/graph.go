@@ -140,6 +140,9 @@ func checkRope(r *model.Rope) error {
 	if 2*len(r.InvFreq) != r.HeadDim {
 		return fmt.Errorf("%d frequencies for head_dim %d", len(r.InvFreq), r.HeadDim)
 	}
+	if err := checkScaling(r); err != nil {
+		return err
+	}
 	for i, f := range r.InvFreq {
 		// Angles stay within the range that sinCos is exact for.
 		if err := finite(fmt.Sprintf("inv_freq[%d]", i), f, 0, false); err != nil {
@@ -150,6 +153,34 @@ func checkRope(r *model.Rope) error {
 		}
 	}
 	return nil
+}
+
+// checkScaling checks what an export takes from r, which no runtime computes
+// with.
+func checkScaling(r *model.Rope) error {
+	s := &r.Scaling
+	for _, f := range []struct {
+		name  string
+		value float64
+	}{{"base", r.Base}, {"scaling.factor", s.Factor}, {"scaling.low_freq_factor", s.LowFreq}, {"scaling.high_freq_factor", s.HighFreq}} {
+		if err := finite(f.name, float32(f.value), 0, false); err != nil {
+			return err
+		}
+	}
+	for i, f := range s.Factors {
+		if err := finite(fmt.Sprintf("scaling.factors[%d]", i), float32(f), 0, true); err != nil {
+			return err
+		}
+	}
+	if s.Type != "" {
+		if err := checkName("scaling.type", s.Type); err != nil {
+			return err
+		}
+	}
+	if n := len(s.Factors); n != 0 && n != len(r.InvFreq) {
+		return fmt.Errorf("scaling.factors has %d numbers for %d frequencies", n, len(r.InvFreq))
+	}
+	return inRange("scaling.original_max_position_embeddings", s.Context, 0, maxContext)
 }
 
 // weight checks that index i is a weight of that role and shape.
