@@ -1,0 +1,324 @@
+package pipeline
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	goruntime "runtime"
+	"time"
+
+	"github.com/edsrzf/mmap-go"
+
+	"slmc/calibrate"
+	"slmc/convert"
+	"slmc/formats/bundle"
+	"slmc/internal/exec"
+	"slmc/internal/kernel"
+	"slmc/quant"
+	slmrt "slmc/runtime"
+)
+
+// Versions of the stages: a result in the cache is used only by the version
+// that made it. Raise one when its stage's bytes change.
+const (
+	packVersion   = 1
+	goldenVersion = 1
+)
+
+// Config is what a build is asked for.
+type Config struct {
+	Source     string
+	Output     string // the bundle; OUTPUT.recipe.yaml and OUTPUT.report.json go beside it
+	Recipe     Recipe
+	GoldenFile string // prompts, one a line or JSONL; "" to sample them
+	// Bare leaves out golden vectors and teacher: weights are streamed into
+	// the bundle, no stage is cached, and memory stays at a few panels.
+	Bare bool
+	Env  Env
+	// Progress is called with what is done of a stage; may be nil.
+	Progress func(stage string, done, total int64)
+}
+
+// Report is what a build tells at its end. Only Digest, sizes and counts are
+// the same every time.
+type Report struct {
+	Output       string             `json:"output"`
+	Digest       string             `json:"digest"`
+	Arch         string             `json:"architecture"`
+	Parameters   int64              `json:"parameters"`
+	FileBytes    int64              `json:"file_bytes"`
+	BPW          float64            `json:"bpw"`
+	FileBPW      float64            `json:"file_bpw"`
+	KVPerToken   int                `json:"kv_bytes_per_token"`
+	Context      int                `json:"context"`
+	LogitsDigest string             `json:"logits_digest,omitempty"` // when the build was verified
+	TeacherNLL   *float64           `json:"teacher_nll,omitempty"`   // of the golden prompts, nats a token
+	Seconds      map[string]float64 `json:"seconds"`
+	Cached       []string           `json:"cached"` // stages that were not run again
+	PeakRSS      int64              `json:"peak_rss_bytes"`
+	MemoryBytes  int64              `json:"memory_bytes"` // of a session at full context, the mapped file aside
+}
+
+// build is one run of Build.
+type build struct {
+	ctx     context.Context
+	cfg     Config
+	log     *slog.Logger
+	kernel  *kernel.Funcs
+	source  *Opened
+	digests []convert.FileDigest
+	recipe  Recipe
+	formats []quant.Format
+	plan    *convert.Plan
+	cache   *Cache
+	report  Report
+}
+
+// Build makes a bundle of a checkpoint. A build that is killed leaves nothing
+// under the output's name; the next one resumes from the stages that were
+// finished and writes the same bytes.
+func Build(ctx context.Context, cfg Config, log *slog.Logger) (_ Report, err error) {
+	b := &build{ctx: ctx, cfg: cfg, log: log, report: Report{Output: cfg.Output, Seconds: map[string]float64{}, Cached: []string{}}}
+	if b.cfg.Progress == nil {
+		b.cfg.Progress = func(string, int64, int64) {}
+	}
+	if b.cfg.Env.Threads == 0 {
+		b.cfg.Env.Threads = goruntime.GOMAXPROCS(0)
+	}
+	if err := b.open(); err != nil {
+		return Report{}, err
+	}
+	defer func() { err = errors.Join(err, b.source.Close()) }()
+	if cfg.Bare {
+		err = b.timed("write", func() error { return b.write(b.stream(), nil) })
+	} else {
+		err = b.cached()
+	}
+	if err != nil {
+		return Report{}, err
+	}
+	return b.report, b.finish()
+}
+
+// timed runs a step and notes its seconds.
+func (b *build) timed(step string, f func() error) error {
+	begin := time.Now()
+	err := f()
+	b.report.Seconds[step] = time.Since(begin).Seconds()
+	if err != nil {
+		return fmt.Errorf("%s: %w", step, err)
+	}
+	b.log.Debug("done", "step", step, "seconds", b.report.Seconds[step])
+	return nil
+}
+
+// open reads the source's description, resolves the recipe against it and
+// makes the plan: everything that can be refused early is refused here.
+func (b *build) open() (err error) {
+	if b.kernel, err = kernel.Select(b.cfg.Env.Kernel); err != nil {
+		return fmt.Errorf("%w: %w", ErrUsage, err)
+	}
+	if b.source, err = Open(b.ctx, b.cfg.Source, b.cfg.Env); err != nil {
+		return err
+	}
+	if err := b.prepare(); err != nil {
+		return errors.Join(err, b.source.Close())
+	}
+	return nil
+}
+
+func (b *build) prepare() (err error) {
+	if b.source.Checkpoint == nil {
+		return fmt.Errorf("%w: %s is a bundle; a build starts from a checkpoint", ErrUsage, b.cfg.Source)
+	}
+	if b.cfg.GoldenFile != "" {
+		if b.cfg.Recipe.Golden.SHA256, err = fileDigest(b.ctx, b.cfg.GoldenFile); err != nil {
+			return err
+		}
+	}
+	g := b.source.Graph()
+	if b.recipe, b.formats, err = b.cfg.Recipe.resolve(g); err != nil {
+		return err
+	}
+	if b.plan, err = convert.NewPlan(g, b.recipe.Formats); err != nil {
+		return err
+	}
+	if g.Context > b.recipe.Context {
+		b.log.Info("the bundle holds fewer positions than the model", "context", b.recipe.Context, "model", g.Context, "change", "--context")
+	}
+	return nil
+}
+
+// cached runs the stages, each through the cache.
+func (b *build) cached() (err error) {
+	if b.cache, err = OpenCache(b.cfg.Env.CacheDir); err != nil {
+		return err
+	}
+	defer b.cache.Close()
+	if err := b.timed("digest", b.digest); err != nil {
+		return err
+	}
+	var packed, golden string
+	if err := b.timed("pack", func() error { packed, err = b.pack(); return err }); err != nil {
+		return err
+	}
+	weights, unmap, err := mapFile(packed, b.plan.Bytes)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unmap()) }()
+	if err := b.timed("golden", func() error { golden, err = b.golden(packed, weights); return err }); err != nil {
+		return err
+	}
+	vectors, err := os.ReadFile(golden)
+	if err != nil {
+		return err
+	}
+	return b.timed("write", func() error {
+		return b.write(func(i int, dst io.Writer) error {
+			s := b.plan.Stored[i]
+			_, err := dst.Write(weights[s.Offset : s.Offset+s.Bytes])
+			return err
+		}, vectors)
+	})
+}
+
+// digest hashes the files of the source: what is cached is keyed by them.
+func (b *build) digest() (err error) {
+	b.digests, err = b.source.Checkpoint.Digests(b.ctx)
+	return err
+}
+
+// pack rounds and packs all weights into one file of the cache.
+func (b *build) pack() (string, error) {
+	key, err := Key("pack", packVersion, struct {
+		Sources []convert.FileDigest
+		Formats any
+		Scales  string
+	}{b.digests, b.recipe.Formats, "rtn"})
+	if err != nil {
+		return "", err
+	}
+	return b.stage("pack", key, func(path string) (err error) {
+		f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, f.Close()) }()
+		return b.writeWeights(f)
+	})
+}
+
+// writeWeights streams the plan's bytes.
+func (b *build) writeWeights(w io.Writer) error {
+	return convert.Write(b.ctx, w, b.source.Checkpoint.Model, b.plan, convert.WriteOptions{
+		Threads: b.cfg.Env.Threads, Kernel: b.kernel, Scales: calibrate.RTN{Kernel: b.kernel}.Scales,
+		Progress: func(done, total int64) { b.cfg.Progress("pack", done, total) },
+	})
+}
+
+// stage takes a result from the cache or makes it.
+func (b *build) stage(name, key string, make func(path string) error) (string, error) {
+	path, found, err := b.cache.File(b.ctx, key, make)
+	if found {
+		b.report.Cached = append(b.report.Cached, name)
+	}
+	return path, err
+}
+
+// stream gives the weights one by one as they are packed, without a file
+// between.
+func (b *build) stream() func(i int, dst io.Writer) error {
+	var r *io.PipeReader
+	at := int64(0)
+	return func(i int, dst io.Writer) error {
+		if r == nil {
+			var w *io.PipeWriter
+			r, w = io.Pipe()
+			go func() { w.CloseWithError(b.writeWeights(w)) }()
+		}
+		s := b.plan.Stored[i]
+		if _, err := io.CopyN(io.Discard, r, s.Offset-at); err != nil {
+			return err
+		}
+		at = s.Offset + s.Bytes
+		buf := make([]byte, min(s.Bytes, 1<<20))
+		_, err := io.CopyBuffer(onlyWriter{dst}, io.LimitReader(r, s.Bytes), buf)
+		return err
+	}
+}
+
+// onlyWriter hides a ReadFrom that would choose its own buffer.
+type onlyWriter struct{ io.Writer }
+
+// write makes the bundle: weights as they are asked for, and the sections that
+// are small.
+func (b *build) write(weight func(i int, dst io.Writer) error, golden []byte) error {
+	if b.digests == nil {
+		if err := b.digest(); err != nil {
+			return err
+		}
+	}
+	spec, err := b.spec()
+	if err != nil {
+		return err
+	}
+	spec.Weight = weight
+	if golden != nil {
+		spec.Sections = append(spec.Sections, bundle.Data{Name: bundle.SectionGolden, Bytes: golden})
+	}
+	_, err = bundle.Write(b.cfg.Output, spec)
+	return err
+}
+
+// finish writes what lies beside the bundle and fills the report from the file
+// as it is.
+func (b *build) finish() (err error) {
+	out, err := bundle.Open(b.cfg.Output, bundle.Options{})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, out.Close()) }()
+	m, r := out.Manifest(), &b.report
+	r.Digest, r.Arch, r.Parameters = out.Digest().String(), m.Graph.Arch, m.Parameters
+	r.FileBytes, r.BPW, r.FileBPW, r.Context = out.Size(), m.BPW, out.FileBPW(), m.Context
+	r.KVPerToken = exec.KVBytesPerToken(&m.Graph, exec.KVFormat(m.KVFormat))
+	r.MemoryBytes = m.Memory.Peak(m.Context, slmrt.DefaultBatch)
+	r.PeakRSS = slmrt.PeakRSS()
+	text, err := b.recipe.YAML()
+	if err != nil {
+		return err
+	}
+	if err := WriteFile(b.cfg.Output+".recipe.yaml", text, 0o644); err != nil {
+		return err
+	}
+	report, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	return WriteFile(b.cfg.Output+".report.json", append(report, '\n'), 0o644)
+}
+
+// mapFile maps a file of the cache, which must have the given size.
+func mapFile(path string, size int64) (data []byte, unmap func() error, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	st, err := f.Stat()
+	if err == nil && st.Size() != size {
+		err = fmt.Errorf("cache: %s has %d bytes, wanted %d", path, st.Size(), size)
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, f.Close())
+	}
+	m, err := mmap.MapRegion(f, int(size), mmap.RDONLY, 0, 0)
+	if err != nil {
+		return nil, nil, errors.Join(err, f.Close())
+	}
+	return m, func() error { return errors.Join(m.Unmap(), f.Close()) }, nil
+}

@@ -1,0 +1,65 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+
+	"slmc/internal/exec"
+	slmrt "slmc/runtime"
+)
+
+// PreviewReport is what a build would make.
+type PreviewReport struct {
+	Output      string        `json:"output"`
+	Arch        string        `json:"architecture"`
+	Parameters  int64         `json:"parameters"`
+	Context     int           `json:"context"`
+	WeightBytes int64         `json:"weight_bytes"`
+	BPW         float64       `json:"bpw"`
+	Formats     []FormatBytes `json:"formats"`
+	KVPerToken  int           `json:"kv_bytes_per_token"`
+	BuildMemory int64         `json:"build_memory_bytes"` // to expect at the peak of the build
+	RunMemory   int64         `json:"run_memory_bytes"`   // of a session at full context, the mapped file aside
+}
+
+// FormatBytes sums the weights of one number format.
+type FormatBytes struct {
+	Format  string `json:"format"`
+	Weights int    `json:"weights"`
+	Bytes   int64  `json:"bytes"`
+}
+
+// Preview decides everything that Build would, and writes nothing.
+func Preview(ctx context.Context, cfg Config, log *slog.Logger) (_ PreviewReport, err error) {
+	b := &build{ctx: ctx, cfg: cfg, log: log}
+	if err := b.open(); err != nil {
+		return PreviewReport{}, err
+	}
+	defer func() { err = errors.Join(err, b.source.Close()) }()
+	g, kv := b.source.Graph(), exec.KVFormat(b.recipe.KV)
+	p := PreviewReport{
+		Output: cfg.Output, Arch: g.Arch, Parameters: int64(b.plan.Params), Context: b.recipe.Context,
+		WeightBytes: b.plan.Bytes, BPW: b.plan.BPW(), KVPerToken: exec.KVBytesPerToken(g, kv),
+		RunMemory: memoryFormula(g, kv, b.recipe.Context).Peak(b.recipe.Context, slmrt.DefaultBatch),
+	}
+	for _, s := range b.plan.Stored {
+		p.add(s.Format.Name(), s.Bytes)
+	}
+	p.BuildMemory = b.plan.WorkBytes(max(1, cfg.Env.Threads))
+	if !cfg.Bare {
+		// The packed weights stay mapped while the float teacher runs beside.
+		p.BuildMemory = max(p.BuildMemory, p.WeightBytes+4*p.Parameters+2*p.RunMemory)
+	}
+	return p, nil
+}
+
+func (p *PreviewReport) add(format string, bytes int64) {
+	for i := range p.Formats {
+		if f := &p.Formats[i]; f.Format == format {
+			f.Weights, f.Bytes = f.Weights+1, f.Bytes+bytes
+			return
+		}
+	}
+	p.Formats = append(p.Formats, FormatBytes{format, 1, bytes})
+}

@@ -1,0 +1,58 @@
+package slmrt
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"slmc/tokenizer"
+	"slmc/tokenizer/jinja"
+)
+
+// ErrNoTemplate is returned when a chat is asked of a model that has no chat
+// template.
+var ErrNoTemplate = errors.New("the model has no chat template; use run with a raw prompt")
+
+// Chat is a conversation to render with the model's template.
+type Chat struct {
+	Messages []jinja.Value // objects with role and content; their text is data
+	Tools    []jinja.Value
+	Vars     map[string]jinja.Value
+	Now      time.Time // for templates that print the date
+}
+
+// Say is a message for Chat.Messages.
+func Say(role, content string) jinja.Value { return jinja.Text(role, content) }
+
+// EncodeChat renders the conversation with the prompt for the next answer and
+// returns its ids. Only the template's own text yields special tokens, so a
+// message can't forge them; the template writes BOS itself.
+func (m *Model) EncodeChat(c Chat) ([]int32, error) {
+	if m.Template == nil {
+		return nil, ErrNoTemplate
+	}
+	if m.Tokenizer == nil {
+		return nil, errors.New("the model has no tokenizer")
+	}
+	segs, err := m.Template.Render(jinja.Context{
+		Messages: c.Messages, Tools: c.Tools, Vars: c.Vars, Now: c.Now,
+		AddGenerationPrompt: true, Special: m.Special,
+	}, jinja.DefaultLimits)
+	if err != nil {
+		return nil, fmt.Errorf("chat template: %w", err)
+	}
+	parts := make([]tokenizer.Segment, len(segs))
+	for i, s := range segs {
+		parts[i] = tokenizer.Segment{Text: s.Text, Special: s.Trusted}
+	}
+	ids, err := m.Tokenizer.EncodeSegments(parts)
+	if err != nil {
+		return nil, fmt.Errorf("tokenize: %w", err)
+	}
+	return ids, nil
+}
+
+// EncodeUser is EncodeChat for a single message of the user.
+func (m *Model) EncodeUser(message string, now time.Time) ([]int32, error) {
+	return m.EncodeChat(Chat{Messages: []jinja.Value{Say("user", message)}, Now: now})
+}

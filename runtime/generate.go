@@ -1,0 +1,170 @@
+package slmrt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"slmc/tokenizer"
+)
+
+// Why a generation ended.
+const (
+	StopToken   = "eos"     // the model ended its text
+	StopString  = "stop"    // a stop string appeared
+	StopLength  = "length"  // MaxTokens were generated
+	StopContext = "context" // the session is full
+)
+
+// Request is what to generate.
+type Request struct {
+	Prompt    []int32  // fed to the session first; not empty
+	MaxTokens int      // 0: as many as fit
+	Stop      []string // end, and cut the text, where one of these appears
+	Sampling  Sampling
+}
+
+// Result is what was generated. Tokens counts the generated ids, the one that
+// stopped included.
+type Result struct {
+	Text         string  `json:"text"`
+	PromptTokens int     `json:"prompt_tokens"`
+	Tokens       int     `json:"tokens"`
+	Stop         string  `json:"stop"`
+	IDs          []int32 `json:"-"`
+}
+
+// Generate feeds the prompt and samples until something stops it. emit, which
+// may be nil, receives the text in pieces of whole characters; together they
+// are Result.Text. The session's tokenizer may be nil: then only ids come out.
+func (s *Session) Generate(ctx context.Context, r Request, emit func(text string) error) (Result, error) {
+	if err := r.Sampling.Check(); err != nil {
+		return Result{}, err
+	}
+	if len(r.Prompt) == 0 {
+		return Result{}, errors.New("the prompt is empty")
+	}
+	if emit == nil {
+		emit = func(string) error { return nil }
+	}
+	res := Result{PromptTokens: len(r.Prompt)}
+	out := newStopper(s.m.Tokenizer, r.Stop, emit)
+	sampler := NewSampler(r.Sampling)
+	seen := slices.Clone(r.Prompt)
+	z, err := s.Feed(ctx, r.Prompt)
+	for err == nil {
+		id := sampler.Next(z, seen)
+		res.IDs, seen = append(res.IDs, id), append(seen, id)
+		var stopped bool
+		stopped, err = out.push(id)
+		switch {
+		case err != nil:
+		case stopped:
+			res.Stop = StopString
+		case slices.Contains(s.m.Stops, id):
+			res.Stop = StopToken
+		case len(res.IDs) == r.MaxTokens:
+			res.Stop = StopLength
+		case s.Room() == 0:
+			res.Stop = StopContext
+		default:
+			z, err = s.Feed(ctx, seen[len(seen)-1:])
+			continue
+		}
+		break
+	}
+	if err != nil {
+		return res, err
+	}
+	res.Tokens = len(res.IDs)
+	res.Text, err = out.finish()
+	return res, err
+}
+
+// stopper decodes ids and holds back text that may become a stop string.
+type stopper struct {
+	stream *tokenizer.Stream
+	stop   []string
+	emit   func(string) error
+	text   strings.Builder // emitted
+	held   string
+	ended  bool
+}
+
+func newStopper(t *tokenizer.Tokenizer, stop []string, emit func(string) error) *stopper {
+	s := &stopper{emit: emit, stop: slices.DeleteFunc(slices.Clone(stop), func(x string) bool { return x == "" })}
+	if t != nil {
+		s.stream = t.NewStream(true)
+	}
+	return s
+}
+
+// push adds a token and reports whether a stop string is complete.
+func (s *stopper) push(id int32) (bool, error) {
+	if s.stream == nil {
+		return false, nil
+	}
+	return s.add(s.stream.Push(id), false)
+}
+
+func (s *stopper) add(text string, last bool) (bool, error) {
+	s.held += text
+	cut := -1
+	for _, x := range s.stop {
+		if i := strings.Index(s.held, x); i >= 0 && (cut < 0 || i < cut) {
+			cut = i
+		}
+	}
+	out := s.held
+	if cut >= 0 {
+		s.ended = true
+		out = s.held[:cut]
+	} else if !last {
+		out = s.held[:len(s.held)-s.pending()]
+	}
+	s.held = s.held[len(out):]
+	if out == "" {
+		return s.ended, nil
+	}
+	s.text.WriteString(out)
+	return s.ended, s.emit(out)
+}
+
+// pending is the length of the longest end of the held text that begins a stop
+// string.
+func (s *stopper) pending() int {
+	most := 0
+	for _, x := range s.stop {
+		for n := min(len(x)-1, len(s.held)); n > most; n-- {
+			if strings.HasSuffix(s.held, x[:n]) {
+				most = n
+			}
+		}
+	}
+	return most
+}
+
+// finish flushes the rest and returns the whole text.
+func (s *stopper) finish() (string, error) {
+	if s.stream != nil && !s.ended {
+		if _, err := s.add(s.stream.Flush(), true); err != nil {
+			return "", err
+		}
+	}
+	return s.text.String(), nil
+}
+
+// EncodeText returns the ids of raw text as the tokenizer's post-processor
+// would have them.
+func (m *Model) EncodeText(text string) ([]int32, error) {
+	if m.Tokenizer == nil {
+		return nil, errors.New("the model has no tokenizer")
+	}
+	ids, err := m.Tokenizer.Encode(text, true)
+	if err != nil {
+		return nil, fmt.Errorf("tokenize: %w", err)
+	}
+	return ids, nil
+}

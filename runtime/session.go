@@ -1,0 +1,244 @@
+// Package slmrt is the reference mobile runtime: it runs a model, float or
+// packed, and gives the same logits, bit for bit, on every CPU, with every
+// kernel, thread count and batch size. It reads bundles and nothing else;
+// whoever has another source hands in a Model.
+package slmrt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	goruntime "runtime"
+	"slices"
+
+	"slmc/internal/exec"
+	"slmc/internal/kernel"
+	"slmc/model"
+	"slmc/tokenizer"
+	"slmc/tokenizer/jinja"
+)
+
+// The failures that callers tell apart with errors.Is. ErrMemory and
+// ErrContext are limits that were hit before anything was allocated or
+// computed; ErrToken is an id outside the vocabulary.
+var (
+	ErrMemory  = errors.New("memory budget")
+	ErrContext = errors.New("context limit")
+	ErrToken   = errors.New("token id")
+)
+
+// Model is what sessions run. It is immutable and shared by sessions.
+type Model struct {
+	Graph     *model.Graph
+	Params    *exec.Params
+	Tokenizer *tokenizer.Tokenizer // nil: ids only
+	Template  *jinja.Template      // nil: no chat
+	BOS       int32                // -1 without one
+	Stops     []int32              // ids that end a generation
+	Special   map[string]string    // bos_token and such, for the template
+	Context   int                  // most positions of a session
+	KV        exec.KVFormat        // cache format unless the session asks for another
+	Mapped    int64                // bytes of the file that stay mapped, 0 for models in memory
+	// guard runs a function that touches mapped memory; nil: nothing is mapped.
+	guard func(func() error) error
+	close func() error
+}
+
+// Close unmaps the bundle. No session may be used afterwards.
+func (m *Model) Close() error {
+	if m.close == nil {
+		return nil
+	}
+	return m.close()
+}
+
+// Options choose how a session runs; the zero value runs on all cores with the
+// model's own context and cache format. None of them but KV changes a result.
+type Options struct {
+	Context int           // positions to make room for; 0: the model's
+	Batch   int           // tokens of a prefill step; 0: DefaultBatch
+	Threads int           // 0: all CPUs
+	Kernel  string        // kernel.Select's name; "": the fastest
+	KV      exec.KVFormat // "": the model's
+	Budget  int64         // bytes the process may take for model and session; 0: no limit
+}
+
+// DefaultBatch is the number of prompt tokens that one step takes: enough to
+// reuse each weight from cache, little enough that activations stay there.
+const DefaultBatch = 64
+
+func (o Options) resolve(m *Model) (Options, error) {
+	if o.Context == 0 {
+		o.Context = m.Context
+	}
+	if o.Context < 1 || o.Context > m.Context {
+		return o, fmt.Errorf("%w: %d positions asked for, the model has %d", ErrContext, o.Context, m.Context)
+	}
+	if o.Batch == 0 {
+		o.Batch = DefaultBatch
+	}
+	o.Batch = max(1, min(o.Batch, o.Context))
+	if o.Threads == 0 {
+		o.Threads = goruntime.GOMAXPROCS(0)
+	}
+	if o.KV == "" {
+		o.KV = m.KV
+	}
+	return o, nil
+}
+
+// Memory is what a session takes, in bytes.
+type Memory struct {
+	Weights int64 `json:"weights"` // mapped file, or weights in memory
+	Cache   int64 `json:"cache"`
+	Work    int64 `json:"work"`
+	Total   int64 `json:"total"`
+}
+
+// Memory returns what a session with these options takes, before it is made.
+func (m *Model) Memory(o Options) (Memory, error) {
+	o, err := o.resolve(m)
+	if err != nil {
+		return Memory{}, err
+	}
+	mem := Memory{
+		Weights: m.Mapped,
+		Cache:   int64(exec.KVBytesPerToken(m.Graph, o.KV)) * int64(o.Context),
+		Work:    int64(exec.WorkBytes(m.Graph, o.Batch, LogitRows(o.Batch, m.Graph.Vocab), o.Context, o.Threads)),
+	}
+	if m.Mapped == 0 {
+		for _, w := range m.Params.Mats {
+			mem.Weights += int64(len(w.Panels))
+		}
+	}
+	mem.Total = mem.Weights + mem.Cache + mem.Work
+	return mem, nil
+}
+
+// LogitRows is the number of tokens whose logits one step computes when all
+// are asked for: at most 16 MiB of them, and at least one.
+func LogitRows(batch, vocab int) int { return min(batch, max(1, 4<<20/vocab)) }
+
+// Session is one sequence: its cache and its place in it. It is not safe for
+// concurrent use.
+type Session struct {
+	m      *Model
+	o      Options
+	pool   *exec.Pool
+	ops    *exec.Plain
+	pos    int
+	kernel string // the implementation that was chosen
+}
+
+// NewSession checks the memory contract, then allocates. A budget that is too
+// small is ErrMemory, with the numbers.
+func (m *Model) NewSession(o Options) (*Session, error) {
+	o, err := o.resolve(m)
+	if err != nil {
+		return nil, err
+	}
+	mem, err := m.Memory(o)
+	if err != nil {
+		return nil, err
+	}
+	if o.Budget > 0 && mem.Total > o.Budget {
+		return nil, fmt.Errorf("%w: the session takes %d bytes (weights %d, cache %d for %d positions of %s, work %d), the budget is %d; give a smaller context or a larger budget",
+			ErrMemory, mem.Total, mem.Weights, mem.Cache, o.Context, o.KV, mem.Work, o.Budget)
+	}
+	f, err := kernel.Select(o.Kernel)
+	if err != nil {
+		return nil, err
+	}
+	s := &Session{m: m, o: o, pool: exec.NewPool(o.Threads), kernel: f.Name}
+	s.ops = exec.NewPlain(m.Graph, m.Params, f, s.pool, exec.NewCache(m.Graph, o.KV, o.Context))
+	return s, nil
+}
+
+// Close ends the session's threads.
+func (s *Session) Close() { s.pool.Close() }
+
+// Pos is the number of tokens that the session has seen.
+func (s *Session) Pos() int { return s.pos }
+
+// Room is the number of tokens that still fit.
+func (s *Session) Room() int { return s.o.Context - s.pos }
+
+// Truncate forgets all but the first n tokens.
+func (s *Session) Truncate(n int) { s.pos = min(s.pos, max(n, 0)) }
+
+// Feed appends ids and returns the logits [V] after the last of them, valid
+// until the next call. Nothing is changed when it fails.
+func (s *Session) Feed(ctx context.Context, ids []int32) ([]float32, error) {
+	var last []float32
+	err := s.forward(ctx, ids, s.o.Batch, false, func(_ int, z []float32) error {
+		last = z
+		return nil
+	})
+	return last, err
+}
+
+// Logits appends ids and gives each of them the logits [V] that follow it, in
+// order; z is valid during the call only.
+func (s *Session) Logits(ctx context.Context, ids []int32, each func(i int, z []float32) error) error {
+	return s.forward(ctx, ids, LogitRows(s.o.Batch, s.m.Graph.Vocab), true, each)
+}
+
+// forward runs ids in batches. Without all, each gets the last logits only.
+func (s *Session) forward(ctx context.Context, ids []int32, batch int, all bool, each func(i int, z []float32) error) error {
+	if err := s.check(ids); err != nil {
+		return err
+	}
+	start := s.pos
+	run := func() error {
+		for i := 0; i < len(ids); i += batch {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			part := ids[i:min(i+batch, len(ids))]
+			from := 0
+			if !all {
+				from = len(part) - 1
+			}
+			z, err := exec.Forward(s.m.Graph, s.ops, exec.Batch{IDs: part, Pos: s.pos}, from)
+			if err != nil {
+				return err
+			}
+			s.pos += len(part)
+			if !all && s.pos-start < len(ids) {
+				continue
+			}
+			for r := range z.R {
+				if !kernel.Finite(z.Row(r)) {
+					return fmt.Errorf("logits at position %d: %w", s.pos-z.R+r, exec.ErrNotFinite)
+				}
+				if err := each(i+from+r, z.Row(r)); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}
+	if s.m.guard != nil {
+		unguarded := run
+		run = func() error { return s.m.guard(unguarded) }
+	}
+	err := run()
+	if err != nil {
+		s.pos = start
+	}
+	return err
+}
+
+func (s *Session) check(ids []int32) error {
+	if len(ids) == 0 {
+		return fmt.Errorf("%w: nothing to feed", ErrToken)
+	}
+	if len(ids) > s.Room() {
+		return fmt.Errorf("%w: %d tokens after %d do not fit %d positions", ErrContext, len(ids), s.pos, s.o.Context)
+	}
+	bad := slices.IndexFunc(ids, func(id int32) bool { return id < 0 || int(id) >= s.m.Graph.Vocab })
+	if bad >= 0 {
+		return fmt.Errorf("%w: %d at index %d, the vocabulary has %d", ErrToken, ids[bad], bad, s.m.Graph.Vocab)
+	}
+	return nil
+}
