@@ -6,7 +6,8 @@ logits by arch_forward.py.
 
 Weights are drawn from a seeded generator and rounded to the stored type, so
 that the reference sees what slmc reads. Dimensions are off the kernels'
-widths, sequences longer than the windows, rotary scaling set where it matters
+widths (but Qwen2's hidden size, which llama.cpp wants to be that of all heads),
+sequences longer than the windows, rotary scaling set where it matters
 within a few positions. Running it again gives the same bytes. Needs NumPy.
 """
 import json
@@ -44,9 +45,9 @@ CHECKPOINTS = {
                       layer_sharing=False),
     "mobilellm-ls": dict(LLAMA, model_type="mobilellm", architectures=["MobileLLMForCausalLM"], share_embedding=True, tie_word_embeddings=False,
                          layer_sharing=True, num_hidden_layers=2),
-    "qwen2": dict(QWEN, model_type="qwen2", architectures=["Qwen2ForCausalLM"], tie_word_embeddings=True, sliding_window=64, max_window_layers=3,
+    "qwen2": dict(QWEN, hidden_size=32, model_type="qwen2", architectures=["Qwen2ForCausalLM"], tie_word_embeddings=True, sliding_window=64, max_window_layers=3,
                   torch_dtype="bfloat16"),
-    "qwen2-window": dict(QWEN, model_type="qwen2", architectures=["Qwen2ForCausalLM"], tie_word_embeddings=False, use_sliding_window=True,
+    "qwen2-window": dict(QWEN, hidden_size=32, model_type="qwen2", architectures=["Qwen2ForCausalLM"], tie_word_embeddings=False, use_sliding_window=True,
                          sliding_window=5, max_window_layers=1),
     "qwen3": dict(QWEN, model_type="qwen3", architectures=["Qwen3ForCausalLM"], tie_word_embeddings=True, sliding_window=None, max_window_layers=3,
                   attention_bias=False),
