@@ -17,17 +17,21 @@ import (
 type GGUFFile struct {
 	KVs     []gguf.KV
 	Tensors []gguf.Tensor
-	// Notes say where the file is not exactly the model: matrices whose rows
-	// the type's blocks do not fit, and so are F16; settings that llama.cpp
-	// fixes otherwise.
+	Weights []int // the weight of each tensor; model.None for rotary factors
+	// Notes say where the file is not exactly the model: settings that
+	// llama.cpp fixes otherwise.
 	Notes []string
 }
 
-// GGUF describes m as a GGUF file whose matrices have type typ. Blocks that
-// share weights are written out one by one. What llama.cpp's graph of the
-// architecture can't express is ErrUnsupported.
-func GGUF(m *model.Model, name string, typ gguf.Type) (*GGUFFile, error) {
-	e := &ggufExport{m: m, typ: typ, out: &GGUFFile{}}
+// GGUF describes m as a GGUF file of type typ. typeOf chooses the type of each
+// matrix by the name that it gets; nil gives all of them typ. Vectors are F32.
+// Blocks that share weights are written out one by one. What llama.cpp's graph
+// of the architecture can't express is ErrUnsupported.
+func GGUF(m *model.Model, name string, typ gguf.Type, typeOf func(tensor string, w model.Weight) (gguf.Type, error)) (*GGUFFile, error) {
+	if typeOf == nil {
+		typeOf = func(string, model.Weight) (gguf.Type, error) { return typ, nil }
+	}
+	e := &ggufExport{m: m, typ: typ, typeOf: typeOf, out: &GGUFFile{}}
 	for _, a := range model.Archs() {
 		if a.Name == m.Arch {
 			e.arch = a.GGUF
@@ -40,8 +44,7 @@ func GGUF(m *model.Model, name string, typ gguf.Type) (*GGUFFile, error) {
 	if e.out.KVs, err = params.KVs(); err != nil {
 		return nil, formats.Unsupported(name, "", -1, "export to GGUF: %v", err)
 	}
-	e.tensors()
-	return e.out, nil
+	return e.out, e.tensors()
 }
 
 // ggufExport is the state of one export.
@@ -50,6 +53,8 @@ type ggufExport struct {
 	arch string
 	typ  gguf.Type
 	out  *GGUFFile
+
+	typeOf func(tensor string, w model.Weight) (gguf.Type, error)
 }
 
 func (e *ggufExport) note(format string, args ...any) {
@@ -74,14 +79,17 @@ func (e *ggufExport) params(name string) (gguf.ArchParams, error) {
 			b.AttnScale != first.AttnScale || b.AttnCap != first.AttnCap || b.Act != first.Act {
 			return p, fmt.Errorf("block %d has other dimensions or settings than block 0", i)
 		}
+		rope := &full
 		if b.Window > 0 {
 			if p.SlidingWindow != 0 && p.SlidingWindow != b.Window {
 				return p, fmt.Errorf("windows of %d and %d, llama.cpp has one", p.SlidingWindow, b.Window)
 			}
-			p.SlidingWindow, local = b.Window, b.Rope
-		} else {
-			full = b.Rope
+			p.SlidingWindow, rope = b.Window, &local
 		}
+		if b.Rope == model.None || *rope != model.None && *rope != b.Rope {
+			return p, fmt.Errorf("block %d has other rotary frequencies than those before it, or none", i)
+		}
+		*rope = b.Rope
 		p.Sliding = append(p.Sliding, b.Window > 0)
 	}
 	if p.SlidingWindow == 0 {
@@ -136,6 +144,7 @@ func (e *ggufExport) rope(p *gguf.ArchParams, full, local int) error {
 	case most-least > 1e-6*least:
 		e.out.Tensors = append(e.out.Tensors, gguf.Tensor{Name: ropeFactors, Shape: []int{len(factors)}, Type: gguf.F32,
 			Read: func(off int, dst []float32) error { copy(dst, factors[off:]); return nil }})
+		e.out.Weights = append(e.out.Weights, model.None)
 	case math.Abs(float64(factors[0])-1) > 1e-6:
 		p.RopeLinear = decimal(factors[0])
 	}
@@ -143,36 +152,55 @@ func (e *ggufExport) rope(p *gguf.ArchParams, full, local int) error {
 }
 
 // tensors lists the embedding, the blocks, the final norm and the head.
-func (e *ggufExport) tensors() {
+func (e *ggufExport) tensors() error {
 	g := e.m.Graph
-	e.add(g.Embed, g.Weights[g.Embed].Name)
+	names, weights := []string{g.Weights[g.Embed].Name}, []int{g.Embed}
 	for i, b := range g.Blocks {
 		for _, w := range []int{b.AttnNorm, b.Q.W, b.Q.B, b.K.W, b.K.B, b.V.W, b.V.B, b.O.W, b.O.B, b.QNorm, b.KNorm, b.PostAttnNorm,
 			b.FFNNorm, b.Gate.W, b.Gate.B, b.Up.W, b.Up.B, b.Down.W, b.Down.B, b.PostFFNNorm} {
 			if w != model.None {
 				_, part, _ := strings.Cut(strings.TrimPrefix(g.Weights[w].Name, "blk."), ".")
-				e.add(w, fmt.Sprintf("blk.%d.%s", i, part))
+				names, weights = append(names, fmt.Sprintf("blk.%d.%s", i, part)), append(weights, w)
 			}
 		}
 	}
-	e.add(g.Norm, g.Weights[g.Norm].Name)
+	names, weights = append(names, g.Weights[g.Norm].Name), append(weights, g.Norm)
 	if !g.Tied() {
-		e.add(g.Head.W, g.Weights[g.Head.W].Name)
+		names, weights = append(names, g.Weights[g.Head.W].Name), append(weights, g.Head.W)
 	}
+	for i, name := range names {
+		if err := e.add(weights[i], name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-func (e *ggufExport) add(i int, name string) {
+func (e *ggufExport) add(i int, name string) (err error) {
 	w := e.m.Weights[i]
 	t := gguf.Tensor{Name: name, Shape: w.Shape, Type: gguf.F32, Read: func(off int, dst []float32) error { return e.m.Values.Read(i, off, dst) }}
 	if w.Role.Matrix() {
-		t.Type = e.typ
-		if n, _ := e.typ.Block(); w.Shape[1]%n != 0 {
-			t.Type = gguf.F16
-			e.note("%s has rows of %d, which blocks of %d do not fit: F16", name, w.Shape[1], n)
+		if t.Type, err = e.typeOf(name, w); err != nil {
+			return err
 		}
 	}
 	if interleaved, _ := gguf.Interleaved(e.arch); interleaved {
-		t.Heads = w.RopeHeads
+		t.Heads = e.ropeHeads(i)
 	}
-	e.out.Tensors = append(e.out.Tensors, t)
+	e.out.Tensors, e.out.Weights = append(e.out.Tensors, t), append(e.out.Weights, i)
+	return nil
+}
+
+// ropeHeads is the number of rotary heads of a q or k weight or bias, 0 of any
+// other. It is read off the blocks, since a graph from a bundle has no more.
+func (e *ggufExport) ropeHeads(w int) int {
+	for _, b := range e.m.Blocks {
+		switch w {
+		case b.Q.W, b.Q.B:
+			return b.Heads
+		case b.K.W, b.K.B:
+			return b.KVHeads
+		}
+	}
+	return 0
 }

@@ -36,7 +36,7 @@ func pieces(n int) gguf.Vocab {
 // export writes a model to a GGUF file.
 func export(t *testing.T, m *model.Model, typ gguf.Type) (string, *GGUFFile) {
 	t.Helper()
-	f, err := GGUF(m, "test", typ)
+	f, err := GGUF(m, "test", typ, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,7 +68,7 @@ func TestGGUFRoundTrip(t *testing.T) {
 	for _, c := range ggufCases {
 		m := open(t, testdata("arch", c.name), Options{}).Model
 		if c.refused != "" {
-			if _, err := GGUF(m, c.name, gguf.F32); !errors.Is(err, formats.ErrUnsupported) || !strings.Contains(err.Error(), c.refused) {
+			if _, err := GGUF(m, c.name, gguf.F32, nil); !errors.Is(err, formats.ErrUnsupported) || !strings.Contains(err.Error(), c.refused) {
 				t.Errorf("%s: %v, want an error with %q", c.name, err, c.refused)
 			}
 			continue
@@ -132,14 +132,5 @@ func TestGGUFInPeer(t *testing.T) {
 		if !(bad < bound) {
 			t.Errorf("%s: llama.cpp's logits differ from the reference by %.2g", c.name, bad)
 		}
-	}
-}
-
-// Rows that blocks do not fit are stored as F16, and the caller is told.
-func TestGGUFNotes(t *testing.T) {
-	m := open(t, testdata("assistant-tiny"), Options{}).Model
-	_, f := export(t, m, gguf.Q8_0)
-	if len(f.Notes) != m.Blocks[len(m.Blocks)-1].KVFrom+1 || !strings.Contains(f.Notes[0], "blk.0.ffn_down.weight has rows of 176") {
-		t.Errorf("notes %q", f.Notes)
 	}
 }

@@ -1,3 +1,5 @@
+//go:build unix
+
 // Convert measures the conversion of a checkpoint: seconds, weights a second,
 // peak memory and the digest of the bytes. README.md has the commands.
 //
@@ -19,10 +21,12 @@ import (
 	"runtime/pprof"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"slmc/calibrate"
 	"slmc/convert"
+	"slmc/formats/gguf"
 	"slmc/internal/kernel"
 	"slmc/model"
 )
@@ -33,11 +37,19 @@ func main() {
 	name := flag.String("kernel", "", "kernel implementation")
 	out := flag.String("o", os.DevNull, "file to write")
 	sum := flag.Bool("sum", false, "print the SHA-256 of the bytes too, which takes time")
+	ggufOut := flag.String("gguf", "", "write the checkpoint as a BF16 GGUF file instead, the peer's input")
 	profile := flag.String("cpuprofile", "", "write a CPU profile")
 	flag.Parse()
 	if flag.NArg() != 1 {
 		flag.Usage()
 		os.Exit(2)
+	}
+	if *ggufOut != "" {
+		if err := writeGGUF(flag.Arg(0), *ggufOut); err != nil {
+			fmt.Fprintln(os.Stderr, "convert:", err)
+			os.Exit(1)
+		}
+		return
 	}
 	if err := run(flag.Arg(0), *weights, *name, *out, *profile, *threads, *sum); err != nil {
 		fmt.Fprintln(os.Stderr, "convert:", err)
@@ -92,7 +104,7 @@ func run(source, weights, name, out, profile string, threads int, sum bool) (err
 	seconds := time.Since(start).Seconds()
 	r := map[string]any{
 		"source": source, "kernel": k.Name, "threads": threads, "plan": p.String(), "work_bytes": p.WorkBytes(threads),
-		"seconds": seconds, "mweights_s_thread": float64(p.Params) / seconds / 1e6 / float64(threads), "peak_rss_bytes": peakRSS(),
+		"seconds": seconds, "cpu_seconds": cpuSeconds(), "mweights_s_thread": float64(p.Params) / seconds / 1e6 / float64(threads), "peak_rss_bytes": peakRSS(),
 	}
 	if h != nil {
 		r["sha256"] = hex.EncodeToString(h.Sum(nil))
@@ -100,6 +112,35 @@ func run(source, weights, name, out, profile string, threads int, sum bool) (err
 	b, err := json.MarshalIndent(r, "", "  ")
 	fmt.Println(string(b))
 	return err
+}
+
+// writeGGUF exports a checkpoint without a vocabulary.
+func writeGGUF(source, out string) (err error) {
+	ctx := context.Background()
+	c, err := convert.Open(ctx, source, convert.Options{})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, c.Close()) }()
+	g, err := convert.GGUF(c.Model, "big", gguf.BF16, nil)
+	if err != nil {
+		return err
+	}
+	f, err := os.Create(out)
+	if err != nil {
+		return err
+	}
+	return errors.Join(gguf.Write(ctx, f, g.KVs, g.Tensors), f.Close())
+}
+
+// cpuSeconds is user and system time so far, which a busy machine does not
+// stretch as it does the wall clock.
+func cpuSeconds() float64 {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return float64(u.Utime.Sec+u.Stime.Sec) + float64(u.Utime.Usec+u.Stime.Usec)/1e6
 }
 
 // peakRSS reads VmHWM, which Linux keeps; 0 elsewhere.
