@@ -6,21 +6,10 @@
 // heads, E head size, F FFN size, V vocabulary.
 package exec
 
-import "slmc/model"
-
-// Mat is a row-major matrix of activations [R C]; row r starts at X[r*Stride].
-type Mat struct {
-	R, C, Stride int
-	X            []float32
-}
-
-// Row returns row r, C values.
-func (m *Mat) Row(r int) []float32 { return m.X[r*m.Stride:][:m.C:m.C] }
-
-// From returns the rows from r on, sharing memory.
-func (m *Mat) From(r int) *Mat {
-	return &Mat{R: m.R - r, C: m.C, Stride: m.Stride, X: m.X[r*m.Stride:]}
-}
+import (
+	"slmc/model"
+	"slmc/tensor"
+)
 
 // Batch is a run of tokens of one sequence: IDs[i] stands at position Pos+i.
 type Batch struct {
@@ -35,28 +24,29 @@ type Batch struct {
 type Ops interface {
 	// Begin is called before the embedding (block -1), each block, and the
 	// head (block L); x is what lives on.
-	Begin(block int, x *Mat) *Mat
-	// Embed returns the scaled embedding rows [T D] of the batch.
-	Embed(b Batch) *Mat
+	Begin(block int, x *tensor.Mat) *tensor.Mat
+	// Embed returns the scaled embedding rows [T D] of the batch: ids[i] stands
+	// at position pos+i.
+	Embed(ids []int32, pos int) *tensor.Mat
 	// Norm is RMSNorm with weight w over each width consecutive columns.
-	Norm(x *Mat, w, width int) *Mat
+	Norm(x *tensor.Mat, w, width int) *tensor.Mat
 	// Linear returns x W^T + bias, [R out].
-	Linear(x *Mat, l model.Linear) *Mat
+	Linear(x *tensor.Mat, l model.Linear) *tensor.Mat
 	// Rope rotates the heads of x, whose last row is that of the batch's last
 	// token.
-	Rope(x *Mat, rope, headDim int) *Mat
+	Rope(x *tensor.Mat, rope, headDim int) *tensor.Mat
 	// Attend adds k and v [T K*E] to the cache of the block's giver (nil in a
 	// taker) and returns the attention of q [R H*E], R <= T, the last rows of
 	// the batch.
-	Attend(block int, q, k, v *Mat) *Mat
+	Attend(block int, q, k, v *tensor.Mat) *tensor.Mat
 	// Gate returns act(gate)*up.
-	Gate(act model.Activation, gate, up *Mat) *Mat
+	Gate(act model.Activation, gate, up *tensor.Mat) *tensor.Mat
 	// Add returns x+y.
-	Add(x, y *Mat) *Mat
+	Add(x, y *tensor.Mat) *tensor.Mat
 	// SoftCap returns limit*tanh(x/limit).
-	SoftCap(x *Mat, limit float32) *Mat
+	SoftCap(x *tensor.Mat, limit float32) *tensor.Mat
 	// Rows returns the rows from r on.
-	Rows(x *Mat, r int) *Mat
+	Rows(x *tensor.Mat, r int) *tensor.Mat
 	Err() error
 }
 
@@ -64,10 +54,10 @@ type Ops interface {
 // index from on. Blocks after the last giver, and everything but keys and
 // values in the last giver itself, run for those tokens only: nothing else
 // reads the others, so the bits are those of the whole computation.
-func Forward(g *model.Graph, ops Ops, b Batch, from int) (*Mat, error) {
+func Forward(g *model.Graph, ops Ops, b Batch, from int) (*tensor.Mat, error) {
 	last := LastGiver(g)
 	ops.Begin(-1, nil)
-	x := ops.Embed(b)
+	x := ops.Embed(b.IDs, b.Pos)
 	for i := range g.Blocks {
 		x = ops.Begin(i, x)
 		drop := 0
@@ -96,10 +86,10 @@ func LastGiver(g *model.Graph) int {
 
 // Block runs block i on the residual stream x and returns the new one, without
 // its first drop rows, for which only keys and values are computed.
-func Block(g *model.Graph, ops Ops, i int, x *Mat, drop int) *Mat {
+func Block(g *model.Graph, ops Ops, i int, x *tensor.Mat, drop int) *tensor.Mat {
 	b := &g.Blocks[i]
 	h := ops.Norm(x, b.AttnNorm, g.Hidden)
-	var k, v *Mat
+	var k, v *tensor.Mat
 	if b.KVFrom == i {
 		k = ops.Linear(h, b.K)
 		v = ops.Linear(h, b.V)
@@ -134,7 +124,7 @@ func Block(g *model.Graph, ops Ops, i int, x *Mat, drop int) *Mat {
 }
 
 // Head returns the logits [R V] of the residual stream x [R D].
-func Head(g *model.Graph, ops Ops, x *Mat) *Mat {
+func Head(g *model.Graph, ops Ops, x *tensor.Mat) *tensor.Mat {
 	z := ops.Linear(ops.Norm(x, g.Norm, g.Hidden), g.Head)
 	if g.LogitCap != 0 {
 		z = ops.SoftCap(z, g.LogitCap)

@@ -7,6 +7,7 @@ import (
 	"slmc/internal/kernel"
 	"slmc/model"
 	"slmc/quant"
+	"slmc/tensor"
 )
 
 // ErrNotFinite is returned when an activation is NaN or Inf: the model, or
@@ -31,7 +32,7 @@ type Plain struct {
 	used, keep int
 
 	acts    kernel.Acts // x quantized, for the matrices that read it
-	actsOf  *Mat
+	actsOf  *tensor.Mat
 	row     []byte    // one embedding row
 	scratch []float32 // scores, Capacity for each thread
 }
@@ -63,8 +64,8 @@ func pad(n int) int   { return (n + kernel.Rows - 1) / kernel.Rows * kernel.Rows
 func pad32(n int) int { return (n + kernel.Sub - 1) / kernel.Sub * kernel.Sub }
 
 // mat hands out an [R C] matrix with rows padded to whole panels.
-func (o *Plain) mat(R, C int) *Mat {
-	m := &Mat{R: R, C: C, Stride: pad(C)}
+func (o *Plain) mat(R, C int) *tensor.Mat {
+	m := &tensor.Mat{R: R, C: C, Stride: pad(C)}
 	n := R * m.Stride
 	if o.used+n > len(o.buf) {
 		// What was handed out stays valid in the old array.
@@ -78,7 +79,7 @@ func (o *Plain) mat(R, C int) *Mat {
 
 // Begin implements Ops: everything handed out since the residual stream was
 // allocated is free again.
-func (o *Plain) Begin(block int, x *Mat) *Mat {
+func (o *Plain) Begin(block int, x *tensor.Mat) *tensor.Mat {
 	o.block, o.actsOf = block, nil
 	if block < 0 {
 		o.used, o.keep, o.err = 0, 0, nil
@@ -98,16 +99,16 @@ func (o *Plain) fail(what string) {
 }
 
 // Embed implements Ops.
-func (o *Plain) Embed(b Batch) *Mat {
-	o.pos, o.rows = b.Pos, len(b.IDs)
-	x := o.mat(len(b.IDs), o.g.Hidden)
+func (o *Plain) Embed(ids []int32, pos int) *tensor.Mat {
+	o.pos, o.rows = pos, len(ids)
+	x := o.mat(len(ids), o.g.Hidden)
 	o.keep = o.used
 	w := o.p.Mats[o.g.Embed]
 	size := w.Format.PanelBytes(w.Cols)
 	if n := w.Format.RowBytes(w.Cols); len(o.row) < n {
 		o.row = make([]byte, n)
 	}
-	for t, id := range b.IDs {
+	for t, id := range ids {
 		r := int(id)
 		row := o.row[:w.Format.RowBytes(w.Cols)]
 		w.Format.Unpack(row, w.Panels[r/kernel.Rows*size:][:size], r%kernel.Rows, w.Cols)
@@ -123,7 +124,7 @@ func (o *Plain) Embed(b Batch) *Mat {
 }
 
 // Norm implements Ops.
-func (o *Plain) Norm(x *Mat, w, width int) *Mat {
+func (o *Plain) Norm(x *tensor.Mat, w, width int) *tensor.Mat {
 	y := o.mat(x.R, x.C)
 	o.pool.Run(x.R, 1+4096/x.C, func(lo, hi int) {
 		for r := lo; r < hi; r++ {
@@ -136,7 +137,7 @@ func (o *Plain) Norm(x *Mat, w, width int) *Mat {
 }
 
 // Linear implements Ops.
-func (o *Plain) Linear(x *Mat, l model.Linear) *Mat {
+func (o *Plain) Linear(x *tensor.Mat, l model.Linear) *tensor.Mat {
 	w := o.p.Mats[l.W]
 	y := o.mat(x.R, w.Rows)
 	work := func(p0, p1 int) { o.multiply(y, x, w, p0, p1) }
@@ -153,7 +154,7 @@ func (o *Plain) Linear(x *Mat, l model.Linear) *Mat {
 	return y
 }
 
-func (o *Plain) multiply(y, x *Mat, w Matrix, p0, p1 int) {
+func (o *Plain) multiply(y, x *tensor.Mat, w Matrix, p0, p1 int) {
 	switch f := w.Format.(type) {
 	case quant.W8:
 		o.f.MatW8(y.X, y.Stride, w.Panels, &o.acts, f.GroupSize, p0, p1)
@@ -174,7 +175,7 @@ func (o *Plain) multiply(y, x *Mat, w Matrix, p0, p1 int) {
 }
 
 // quantize rounds x to 8 bits, once for all the matrices that read it.
-func (o *Plain) quantize(x *Mat) {
+func (o *Plain) quantize(x *tensor.Mat) {
 	if o.actsOf == x {
 		return
 	}
@@ -198,7 +199,7 @@ func (o *Plain) quantize(x *Mat) {
 }
 
 // Rope implements Ops, in place.
-func (o *Plain) Rope(x *Mat, rope, headDim int) *Mat {
+func (o *Plain) Rope(x *tensor.Mat, rope, headDim int) *tensor.Mat {
 	half := headDim / 2
 	first := o.pos + o.rows - x.R
 	for r := range x.R {
@@ -213,7 +214,7 @@ func (o *Plain) Rope(x *Mat, rope, headDim int) *Mat {
 }
 
 // Attend implements Ops.
-func (o *Plain) Attend(block int, q, k, v *Mat) *Mat {
+func (o *Plain) Attend(block int, q, k, v *tensor.Mat) *tensor.Mat {
 	b := &o.g.Blocks[block]
 	if k != nil {
 		s := &o.cache.slots[block]
@@ -247,7 +248,7 @@ func (o *Plain) Attend(block int, q, k, v *Mat) *Mat {
 }
 
 // Gate implements Ops.
-func (o *Plain) Gate(act model.Activation, gate, up *Mat) *Mat {
+func (o *Plain) Gate(act model.Activation, gate, up *tensor.Mat) *tensor.Mat {
 	y := o.mat(gate.R, gate.C)
 	mul := o.f.SiluMul
 	if act == model.GELUTanh {
@@ -262,7 +263,7 @@ func (o *Plain) Gate(act model.Activation, gate, up *Mat) *Mat {
 }
 
 // Add implements Ops, in place.
-func (o *Plain) Add(x, y *Mat) *Mat {
+func (o *Plain) Add(x, y *tensor.Mat) *tensor.Mat {
 	for r := range x.R {
 		o.f.Add(x.Row(r), y.Row(r))
 	}
@@ -270,7 +271,7 @@ func (o *Plain) Add(x, y *Mat) *Mat {
 }
 
 // SoftCap implements Ops, in place.
-func (o *Plain) SoftCap(x *Mat, limit float32) *Mat {
+func (o *Plain) SoftCap(x *tensor.Mat, limit float32) *tensor.Mat {
 	for r := range x.R {
 		o.f.SoftCap(x.Row(r), limit)
 	}
@@ -278,4 +279,4 @@ func (o *Plain) SoftCap(x *Mat, limit float32) *Mat {
 }
 
 // Rows implements Ops.
-func (o *Plain) Rows(x *Mat, r int) *Mat { return x.From(r) }
+func (o *Plain) Rows(x *tensor.Mat, r int) *tensor.Mat { return x.From(r) }
