@@ -286,14 +286,16 @@ func (r *reader) vocab() *vocab {
 	for len(v.kind) < n { // after an error
 		v.kind = append(v.kind, kindAbsent)
 	}
-	total := uint32(0)
+	total := uint64(0)
 	for i := range n {
 		k := v.kind[i]
 		if k&kindMask > kindByte || k&^(kindMask|kindRaw|kindMarkup) != 0 {
 			r.fail("token %d of kind %d", i, k)
 		}
-		total += uint32(r.uint(maxTokenLen))
-		v.off[i+1] = total
+		if total += r.uint(maxTokenLen); total > uint64(len(r.b)) {
+			r.fail("tokens of more than %d bytes", len(r.b))
+		}
+		v.off[i+1] = uint32(total)
 	}
 	v.blob = string(r.take(int(total)))
 	if r.err != nil {
@@ -309,6 +311,7 @@ func (r *reader) scores(n int) []float64 {
 	}
 	if width != 4 && width != 8 {
 		r.fail("scores of %d bytes", width)
+		return nil
 	}
 	b := r.take(n * width)
 	if len(b) == 0 {
@@ -335,6 +338,9 @@ func (r *reader) merges() []merge {
 		return nil
 	}
 	b := r.take(9 * n)
+	if b == nil {
+		return nil
+	}
 	ms := make([]merge, n)
 	for i := range ms {
 		x := b[9*i : 9*i+9 : 9*i+9]
