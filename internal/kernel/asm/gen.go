@@ -6,6 +6,7 @@ import (
 
 	"github.com/mmcloughlin/avo/attr"
 	"github.com/mmcloughlin/avo/build"
+	"github.com/mmcloughlin/avo/gotypes"
 	"github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
 	"github.com/mmcloughlin/avo/x86"
@@ -23,8 +24,12 @@ type gen struct {
 	*build.Context
 	wide   bool // AVX-512, else AVX2
 	consts map[uint32]Mem
+	first  Mem // see firsts
+	table  Mem // see maskTable
 	labels int
 }
+
+const roData = attr.RODATA | attr.NOPTR
 
 func newGen(wide bool) *gen {
 	g := &gen{Context: build.NewContext(), wide: wide, consts: map[uint32]Mem{}}
@@ -90,8 +95,10 @@ func (g *gen) len(name string) GP  { return g.Load(g.Param(name).Len(), g.GP64()
 
 // argMem is the place of a parameter on the stack, which belongs to the callee:
 // loop counters live there when registers are short.
-func (g *gen) argMem(name string) Mem {
-	b, err := g.Param(name).Resolve()
+func (g *gen) argMem(name string) Mem { return g.place(g.Param(name)) }
+
+func (g *gen) place(c gotypes.Component) Mem {
+	b, err := c.Resolve()
 	if err != nil {
 		panic(err)
 	}
@@ -138,7 +145,7 @@ func (g *gen) bits(b uint32) Mem {
 		return m
 	}
 	m := g.StaticGlobal(fmt.Sprintf("c%08x", b))
-	g.DataAttributes(attr.RODATA | attr.NOPTR)
+	g.DataAttributes(roData)
 	g.AppendDatum(operand.U32(b))
 	if !g.wide {
 		for range g.lanes() - 1 {
@@ -159,6 +166,11 @@ func (g *gen) broadcast(b uint32, v Vec) Vec {
 		g.VMOVUPS(g.bits(b), v)
 	}
 	return v
+}
+
+// constant returns a register full of f.
+func (g *gen) constant(f float64) Vec {
+	return g.broadcast(math.Float32bits(float32(f)), g.vec())
 }
 
 // The operations with a constant c: d = a+c, a-c, a*c, and d = d*a+c.

@@ -42,9 +42,9 @@ var topics = []struct {
 }{
 	{"panelq", (*gen).panelQ},
 	{"panelf", (*gen).panelF},
-	// {"attention", (*gen).attention},
-	// {"vector", (*gen).vector},
-	// {"quantize", (*gen).quantize},
+	{"attention", (*gen).attention},
+	{"vector", (*gen).vector},
+	{"quantize", (*gen).quantize},
 }
 
 // generate returns the text of every file by its name.
