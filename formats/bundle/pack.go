@@ -41,7 +41,7 @@ func Pack(ctx context.Context, src, dst string, progress func(done, total int64)
 	if err != nil {
 		return err
 	}
-	err = replaceFile(dst, func(f *os.File) error { return b.pack(ctx, f, progress) })
+	err = formats.ReplaceFile(dst, 0o644, func(f *os.File) error { return b.pack(ctx, f, progress) })
 	if err != nil {
 		err = fmt.Errorf("pack %s: %w", dst, err)
 	}
@@ -87,7 +87,7 @@ func Unpack(ctx context.Context, src, dst string, o Options, progress func(done,
 	if err != nil {
 		return err
 	}
-	err = replaceFile(dst, func(f *os.File) error { return unpackFile(ctx, in, f, o, progress) })
+	err = formats.ReplaceFile(dst, 0o644, func(f *os.File) error { return unpackFile(ctx, in, f, o, progress) })
 	if err != nil {
 		err = fmt.Errorf("unpack %s: %w", dst, err)
 	}

@@ -3,6 +3,7 @@ package bundle
 import (
 	"bytes"
 	"crypto/ed25519"
+	"crypto/rand"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -37,10 +38,14 @@ const (
 // maxKeyFile bounds a key file; one has about 120 bytes.
 const maxKeyFile = 64 << 10
 
-// GenerateKey makes a signing key from 32 bytes of rand.
-func GenerateKey(rand io.Reader) (ed25519.PrivateKey, error) {
+// GenerateKey makes a signing key from 32 bytes of random, which is the
+// system's secure generator when nil.
+func GenerateKey(random io.Reader) (ed25519.PrivateKey, error) {
+	if random == nil {
+		random = rand.Reader
+	}
 	seed := make([]byte, ed25519.SeedSize)
-	if _, err := io.ReadFull(rand, seed); err != nil {
+	if _, err := io.ReadFull(random, seed); err != nil {
 		return nil, fmt.Errorf("generate key: %w", err)
 	}
 	return ed25519.NewKeyFromSeed(seed), nil
@@ -170,7 +175,7 @@ func sign(path string, b *Bundle, key ed25519.PrivateKey) error {
 	h := *b.header
 	h.key = key.Public().(ed25519.PublicKey)
 	h.signature = ed25519.Sign(key, signed(b.digest))
-	return replaceFile(path, func(f *os.File) error {
+	return formats.ReplaceFile(path, 0o644, func(f *os.File) error {
 		if _, err := io.Copy(f, io.NewSectionReader(b.r, 0, b.size)); err != nil {
 			return err
 		}

@@ -12,6 +12,7 @@ import (
 	"os"
 	"slices"
 
+	"slmc/formats"
 	"slmc/quant"
 )
 
@@ -49,7 +50,7 @@ type Data struct {
 // an error nothing changes there.
 func Write(path string, s Spec) (Digest, error) {
 	var d Digest
-	err := replaceFile(path, func(f *os.File) (err error) {
+	err := formats.ReplaceFile(path, 0o644, func(f *os.File) (err error) {
 		d, err = s.write(f)
 		return err
 	})
