@@ -57,6 +57,20 @@ func TestKeysAgainstX509(t *testing.T) {
 	}
 }
 
+func TestGenerateKey(t *testing.T) {
+	a, errA := GenerateKey(nil)
+	b, errB := GenerateKey(nil)
+	if errA != nil || errB != nil || a.Equal(b) {
+		t.Errorf("keys %x and %x, %v, %v", a, b, errA, errB)
+	}
+	if _, err := GenerateKey(bytes.NewReader(make([]byte, 31))); err == nil {
+		t.Error("a key of 31 bytes")
+	}
+	if same := testKey(t, 9); !same.Equal(testKey(t, 9)) {
+		t.Error("one seed gives two keys")
+	}
+}
+
 func TestWriteKey(t *testing.T) {
 	folder := t.TempDir()
 	private, public := filepath.Join(folder, "key.pem"), filepath.Join(folder, "key.pub.pem")
