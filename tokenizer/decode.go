@@ -156,6 +156,9 @@ func compileDecoder(s *spec, st step, fused bool) (stageMaker, error) {
 		return each(func(x string) string { return x }), nil
 	case "strip": // s: one character, n: how many at the start, b: n is for the end
 		c, _ := utf8.DecodeRuneInString(st.s)
+		if st.s == "" {
+			return nil, fmt.Errorf("%w: nothing to strip", ErrCorrupt)
+		}
 		if fused {
 			return func() stage { return &stripStage{c: string(c), n: st.n, end: st.b} }, nil
 		}

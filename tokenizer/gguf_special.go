@@ -1,5 +1,8 @@
 package tokenizer
 
+// Special tokens of GGUF vocabularies. llama.cpp reads much off the text of a token,
+// because files do not say it (src/llama-vocab.cpp, load).
+
 // ggufEnd are the tokens by whose text llama.cpp ends a generation.
 var ggufEnd = map[string]bool{
 	"<|eot_id|>": true, "<|im_end|>": true, "<|end|>": true, "<|return|>": true, "<|call|>": true, "<|flush|>": true,

@@ -56,7 +56,7 @@ func TestRefusedJSON(t *testing.T) {
 		"added id huge":          {"added_tokens", `[{"id":99999999,"content":"<x>","special":true}]`, "99999999", ErrUnsupported},
 		"template without ids":   {"post_processor", `{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"x","type_id":0}},{"Sequence":{"id":"A","type_id":0}}],"pair":[],"special_tokens":{}}`, `"x"`, ErrCorrupt},
 		"template id outside":    {"post_processor", `{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"x","type_id":0}},{"Sequence":{"id":"A","type_id":0}}],"pair":[],"special_tokens":{"x":{"id":"x","ids":[77],"tokens":["x"]}}}`, "77", ErrCorrupt},
-		"deep":                   {"normalizer", deep, "", ErrCorrupt},
+		"deep":                   {"normalizer", deep, "deep", ErrUnsupported},
 		"many steps":             {"normalizer", `{"type":"Sequence","normalizers":[` + many + `]}`, "steps", ErrUnsupported},
 		"unigram score":          {"model", `{"type":"Unigram","unk_id":5,"vocab":[["a",-1]]}`, "unk_id", ErrCorrupt},
 		"long token":             {"model", `{"type":"BPE","vocab":{"` + strings.Repeat("a", 1<<16) + `":0},"merges":[]}`, "bytes long", ErrUnsupported},
@@ -75,6 +75,25 @@ func TestRefusedJSON(t *testing.T) {
 	for _, s := range []string{"", "null", "[]", "{", `{"version":"2.0"}`, `{"surprise":1}`} {
 		if _, err := FromJSON([]byte(s), nil); err == nil {
 			t.Errorf("%q loads", s)
+		}
+	}
+}
+
+// TestGrowth: replacements that multiply the text are an error, not the end of
+// memory.
+func TestGrowth(t *testing.T) {
+	double := strings.Repeat(`{"type":"Replace","pattern":{"String":"a"},"content":"aaaaaaaa"},`, 40)
+	for _, n := range []string{
+		`{"type":"Sequence","normalizers":[` + strings.TrimSuffix(double, ",") + `]}`,
+		`{"type":"Replace","pattern":{"String":"a"},"content":"` + strings.Repeat("b", 1<<20) + `"}`,
+		`{"type":"Replace","pattern":{"Regex":"a|"},"content":"` + strings.Repeat("b", 1<<20) + `"}`,
+	} {
+		tok, err := FromJSON(tiny(map[string]string{"normalizer": n}), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tok.Encode(strings.Repeat("a", 1000), true); !errors.Is(err, ErrUnsupported) {
+			t.Errorf("%.60s: %v", n, err)
 		}
 	}
 }

@@ -16,6 +16,31 @@ import (
 // maxJSON bounds a tokenizer.json; Gemma 3's has 33 MB.
 const maxJSON = 256 << 20
 
+// maxDepth bounds nesting, since each level of components is parsed anew; real
+// files nest 7 deep.
+const maxDepth = 32
+
+// jsonDepth returns how deep arrays and objects nest in data.
+func jsonDepth(data []byte) int {
+	depth, most := 0, 0
+	for i := 0; i < len(data); i++ {
+		switch data[i] {
+		case '"':
+			for i++; i < len(data) && data[i] != '"'; i++ {
+				if data[i] == '\\' {
+					i++
+				}
+			}
+		case '[', '{':
+			depth++
+			most = max(most, depth)
+		case ']', '}':
+			depth--
+		}
+	}
+	return most
+}
+
 type jsonFile struct {
 	Version       string          `json:"version"`
 	Truncation    json.RawMessage `json:"truncation"`
@@ -91,6 +116,9 @@ func isNull(b json.RawMessage) bool { return len(b) == 0 || string(b) == "null" 
 func specFromJSON(data []byte) (*spec, error) {
 	if len(data) > maxJSON {
 		return nil, fmt.Errorf("%w: %d bytes, at most %d are supported", ErrUnsupported, len(data), maxJSON)
+	}
+	if d := jsonDepth(data); d > maxDepth {
+		return nil, fmt.Errorf("%w: nested %d deep, at most %d are supported", ErrUnsupported, d, maxDepth)
 	}
 	var f jsonFile
 	if err := strict(data, &f); err != nil {

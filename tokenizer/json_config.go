@@ -7,6 +7,10 @@ import (
 	"sort"
 )
 
+// What tokenizer_config.json adds to a tokenizer: the names of special tokens, the
+// chat template, and the post-processor that some classes of transformers put in
+// place of the file's (LlamaTokenizerFast.update_post_processor).
+
 // guessSpecials names BOS, EOS and the ends of generation from the added
 // tokens, where no tokenizer_config.json says better: BOS is what the
 // post-processor puts first.

@@ -5,6 +5,9 @@ import (
 	"fmt"
 )
 
+// Post-processors of tokenizer.json. Those that add tokens around one text come down
+// to ids before and ids after it.
+
 // readPost turns a post-processor into the ids before and after a text.
 func (s *spec) readPost(data json.RawMessage) error {
 	if isNull(data) {

@@ -35,6 +35,9 @@ func pure(f func(string) string) normalizer {
 func compileNormalizer(s *spec, st step, plain bool) (normalizer, error) {
 	switch st.op {
 	case "prepend":
+		if len(st.s) > maxTokenLen {
+			return nil, fmt.Errorf("%w: %d bytes to prepend", ErrUnsupported, len(st.s))
+		}
 		return pure(func(x string) string {
 			if x == "" {
 				return x
@@ -81,7 +84,15 @@ func compileNormalizer(s *spec, st step, plain bool) (normalizer, error) {
 
 func compileReplace(st step) (normalizer, error) {
 	if !st.a {
-		return pure(func(x string) string { return replaceAll(x, st.s, st.t) }), nil
+		return func(x string) (string, error) {
+			if st.s == "" {
+				return x, nil
+			}
+			if grow := len(st.t) - len(st.s); grow > 0 && strings.Count(x, st.s) > mayGrow(len(x))/grow {
+				return x, errGrowth(len(x))
+			}
+			return strings.ReplaceAll(x, st.s, st.t), nil
+		}, nil
 	}
 	re, err := compileRegex(st.s)
 	if err != nil {
@@ -90,17 +101,32 @@ func compileReplace(st step) (normalizer, error) {
 	return func(x string) (string, error) {
 		var b strings.Builder
 		at := 0
+		full := false
 		err := re.each(x, func(start, end int) {
+			if full = full || b.Len()+len(st.t) > len(x)+mayGrow(len(x)); full {
+				return
+			}
 			b.WriteString(x[at:start])
 			b.WriteString(st.t)
 			at = end
 		})
+		if full {
+			return x, errGrowth(len(x))
+		}
 		if at == 0 && b.Len() == 0 {
 			return x, err
 		}
 		b.WriteString(x[at:])
 		return b.String(), err
 	}, nil
+}
+
+// mayGrow is by how many bytes one normalization step may lengthen n bytes: a
+// few replacements of one letter by many would else fill any memory.
+func mayGrow(n int) int { return 1<<16 + 16*n }
+
+func errGrowth(n int) error {
+	return fmt.Errorf("%w: a replacement makes more than %d bytes out of %d", ErrUnsupported, n+mayGrow(n), n)
 }
 
 // maxMarks is the longest run of combining marks that x/text normalizes as

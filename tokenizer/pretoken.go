@@ -75,6 +75,9 @@ func compileSplitter(st step, raw bool) (splitter, error) {
 	case "bytelevel": // a: add a space before, b: split by GPT-2's regex
 		return byteLevelSplitter(st, raw), nil
 	case "metaspace": // s: replacement, n: prepend scheme, a: split
+		if utf8.RuneCountInString(st.s) != 1 {
+			return nil, fmt.Errorf("%w: replacement %q", ErrCorrupt, st.s)
+		}
 		return metaspaceSplitter(st), nil
 	case "digits": // a: each on its own
 		n := splitContiguous
@@ -104,6 +107,9 @@ func compileSplitter(st step, raw bool) (splitter, error) {
 			return out, nil
 		}, nil
 	case "fixedlength": // n: characters
+		if st.n < 1 {
+			return nil, fmt.Errorf("%w: length %d", ErrCorrupt, st.n)
+		}
 		return fixedSplitter(st.n), nil
 	case "afmoedigits":
 		return splitterOf(afmoeDigits, splitIsolated), nil

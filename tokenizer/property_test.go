@@ -215,7 +215,11 @@ func TestLongRuns(t *testing.T) {
 		}
 	}
 	for name, tok := range toks {
-		for _, c := range []string{"a", " ", "\n", "é", "中", "'", "1", "ab", "\u0301"} {
+		runs := []string{"a", " ", "\n", "é", "中", "'", "1", "ab", "\u0301"}
+		if slices.Contains(big, name) {
+			runs = runs[:2]
+		}
+		for _, c := range runs {
 			size := 1 << 17
 			if c == "a" || c == " " {
 				size = 1 << 20

@@ -13,6 +13,7 @@
 package tokenizer
 
 import (
+	"fmt"
 	"strings"
 	"sync"
 	"unicode/utf8"
@@ -166,9 +167,13 @@ func (t *Tokenizer) fragment(dst []int32, s string, first bool, scope int, sc *s
 	if scope == scopeRaw {
 		norm = t.rawNorm
 	}
+	limit := len(s) + 2*mayGrow(len(s))
 	for _, n := range norm {
 		if s, err = n(s); err != nil {
 			return dst, err
+		}
+		if len(s) > limit {
+			return dst, fmt.Errorf("%w: normalization makes more than %d bytes of one text", ErrUnsupported, limit)
 		}
 	}
 	if scope != scopeAll || t.normed == nil {
