@@ -59,9 +59,12 @@ func (in *interp) item(obj, key any) (v any, ok bool, err error) {
 			return o.item(int64(at)), true, nil
 		}
 	case text:
+		if err := in.scan(len(o.s)); err != nil {
+			return nil, false, err
+		}
 		if at, ok := index(i, o.runeLen()); ok {
 			from := byteOffset(o.s, at)
-			return o.slice(from, from+byteOffset(o.s[from:], 1)), true, in.scan(from)
+			return o.slice(from, from+byteOffset(o.s[from:], 1)), true, nil
 		}
 	}
 	return nil, false, nil
@@ -161,28 +164,31 @@ func (in *interp) evalSlice(n *node, sc *scope) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	start, step, count, err := sliceBounds(parts, size)
+	at, err := sliceBounds(parts, size)
 	if err != nil {
 		return nil, err
 	}
 	switch o := obj.(type) {
 	case text:
-		return in.sliceText(o, start, step, count)
+		return in.sliceText(o, at)
 	case *list:
-		out := &list{items: make([]any, count), tuple: o.tuple, own: !o.tuple}
+		out := &list{items: make([]any, at.count), tuple: o.tuple, own: !o.tuple}
 		for i := range out.items {
-			out.items[i] = o.items[start+i*step]
+			out.items[i] = o.items[at.start+i*at.step]
 		}
-		return out, in.slots(count)
+		return out, in.slots(at.count)
 	case *span:
-		return &span{start: o.start + int64(start)*o.step, step: o.step * int64(step), n: int64(count),
-			stop: o.start + int64(start+step*count)*o.step}, nil
+		return &span{start: o.start + int64(at.start)*o.step, stop: o.start + int64(at.stop)*o.step, step: o.step * int64(at.step),
+			n: int64(at.count)}, nil
 	}
 	return nil, failure(ErrType, "a %s cannot be sliced", typeName(obj))
 }
 
-// sliceBounds is Python's slice.indices: the first index, the step and how many items.
-func sliceBounds(parts [3]any, size int) (start, step, count int, err error) {
+// bounds is a slice of a sequence of known length: the indices start, start+step ... before stop, count of them.
+type bounds struct{ start, stop, step, count int }
+
+// sliceBounds is Python's slice.indices.
+func sliceBounds(parts [3]any, size int) (bounds, error) {
 	var given [3]int64
 	for i, p := range parts {
 		if p == nil {
@@ -190,19 +196,19 @@ func sliceBounds(parts [3]any, size int) (start, step, count int, err error) {
 		}
 		v, _, isInt, ok := number(p)
 		if !ok || !isInt {
-			return 0, 0, 0, failure(ErrType, "slice index is a %s, not an int", typeName(p))
+			return bounds{}, failure(ErrType, "slice index is a %s, not an int", typeName(p))
 		}
 		given[i] = min(max(v, -math.MaxInt32), math.MaxInt32)
 	}
-	step = 1
+	at := bounds{step: 1}
 	if parts[2] != nil {
-		step = int(given[2])
+		at.step = int(given[2])
 	}
-	if step == 0 {
-		return 0, 0, 0, failure(ErrType, "slice step is zero")
+	if at.step == 0 {
+		return bounds{}, failure(ErrType, "slice step is zero")
 	}
 	low, high := 0, size
-	if step < 0 {
+	if at.step < 0 {
 		low, high = -1, size-1
 	}
 	clamp := func(i int, def int) int {
@@ -215,31 +221,33 @@ func sliceBounds(parts [3]any, size int) (start, step, count int, err error) {
 		}
 		return min(max(v, low), high)
 	}
-	if step > 0 {
-		start = clamp(0, low)
-		return start, step, max(0, (clamp(1, high)-start+step-1)/step), nil
+	if at.step > 0 {
+		at.start, at.stop = clamp(0, low), clamp(1, high)
+		at.count = max(0, (at.stop-at.start+at.step-1)/at.step)
+	} else {
+		at.start, at.stop = clamp(0, high), clamp(1, low)
+		at.count = max(0, (at.start-at.stop-at.step-1)/-at.step)
 	}
-	start = clamp(0, high)
-	return start, step, max(0, (start-clamp(1, low)-step-1)/-step), nil
+	return at, nil
 }
 
-func (in *interp) sliceText(t text, start, step, count int) (any, error) {
+func (in *interp) sliceText(t text, at bounds) (any, error) {
 	if err := in.scan(len(t.s)); err != nil {
 		return nil, err
 	}
-	if count == 0 {
+	if at.count == 0 {
 		return text{data: t.data}, nil
 	}
-	if step == 1 {
-		from := byteOffset(t.s, start)
-		return t.slice(from, from+byteOffset(t.s[from:], count)), nil
+	if at.step == 1 {
+		from := byteOffset(t.s, at.start)
+		return t.slice(from, from+byteOffset(t.s[from:], at.count)), nil
 	}
 	runes := t.runes()
 	var b builder
-	for i := range count {
-		b.add(runes[start+i*step])
+	for i := range at.count {
+		b.add(runes[at.start+i*at.step])
 	}
 	out := b.text()
 	out.markup = t.markup
-	return out, in.alloc(16 * len(runes))
+	return out, in.alloc(textSize * len(runes))
 }

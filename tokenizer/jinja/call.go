@@ -151,7 +151,7 @@ func (in *interp) evalArgs(a *arguments, sc *scope, first ...any) ([]any, []name
 		if err != nil {
 			return nil, nil, err
 		}
-		items, err := iterate(v)
+		items, err := in.iterate(v)
 		if err != nil {
 			return nil, nil, at(a.star.pos, err)
 		}

@@ -3,6 +3,7 @@ package jinja
 import (
 	"strings"
 	"unicode"
+	"unicode/utf8"
 )
 
 // Case mapping as Python does it: Unicode's full mapping, in which one character may become several. Package unicode has the simple
@@ -89,11 +90,11 @@ func caseIgnorable(r rune) bool {
 	return unicode.In(r, unicode.Mn, unicode.Me, unicode.Cf, unicode.Lm, unicode.Sk) || strings.ContainsRune("'.:\u00B7\u0387\u055F\u05F4\u2018\u2019\u2024\u2027\uFE13\uFE52\uFE55\uFF07\uFF0E\uFF1A", r)
 }
 
+// endsWord tells whether the sigma at byte i of s stands behind a letter and not before one.
 func endsWord(s string, i int) bool {
-	before := strings.TrimRightFunc(s[:i], caseIgnorable)
-	after := strings.TrimLeftFunc(s[i+len("Σ"):], caseIgnorable)
-	last, first := []rune(before), []rune(after)
-	return len(last) > 0 && isCased(last[len(last)-1]) && (len(first) == 0 || !isCased(first[0]))
+	last, _ := utf8.DecodeLastRuneInString(strings.TrimRightFunc(s[:i], caseIgnorable))
+	next, _ := utf8.DecodeRuneInString(strings.TrimLeftFunc(s[i+len("Σ"):], caseIgnorable))
+	return isCased(last) && !isCased(next)
 }
 
 func strUpper(in *interp, t text) (any, error) {

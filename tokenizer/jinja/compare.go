@@ -186,7 +186,7 @@ func (in *interp) has(container, item any) (bool, error) {
 	case *namespace:
 		return false, failure(ErrType, "namespace is not iterable")
 	}
-	items, err := iterate(container)
+	items, err := in.iterate(container)
 	if err != nil {
 		return false, err
 	}

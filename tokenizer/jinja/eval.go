@@ -210,7 +210,7 @@ func (in *interp) assign(target *node, v any, sc *scope) error {
 		}
 		return ns.attrs.set(text{s: target.str}, v)
 	}
-	items, err := iterate(v)
+	items, err := in.iterate(v)
 	if err != nil {
 		return at(target.pos, err)
 	}

@@ -26,7 +26,10 @@ func filterTable() map[string]*function {
 		}
 	}
 	add("tojson", "value ensure_ascii=False indent=None separators=None sort_keys=False", filterToJSON)
-	add("length count", "obj", func(_ *interp, a []any, _ *rest) (any, error) { n, err := length(a[0]); return int64(n), err })
+	add("length count", "obj", func(in *interp, a []any, _ *rest) (any, error) {
+		n, err := length(a[0])
+		return int64(n), join(err, in.scan(n))
+	})
 	add("default d", "value default_value='' boolean=False", func(_ *interp, a []any, _ *rest) (any, error) {
 		if _, u := a[0].(*undefined); u || truth(a[2]) && !truth(a[0]) {
 			return a[1], nil
@@ -194,6 +197,9 @@ func filterTruncate(in *interp, a []any, _ *rest) (any, error) {
 		return nil, err
 	}
 	n := int64(t.runeLen())
+	if err := in.scan(len(t.s)); err != nil {
+		return nil, err
+	}
 	keep := size - int64(end.runeLen())
 	if keep < 0 || leeway < 0 {
 		return nil, failure(ErrType, "truncate to %d characters, leeway %d", size, leeway)

@@ -7,15 +7,15 @@ import (
 
 func addListFilters(add func(names, spec string, call filterFunc)) {
 	add("list", "value", func(in *interp, a []any, _ *rest) (any, error) {
-		items, err := iterate(a[0])
+		items, err := in.iterate(a[0])
 		return &list{items: append([]any(nil), items...), own: true}, join(err, in.slots(len(items)))
 	})
-	add("first", "seq", func(_ *interp, a []any, _ *rest) (any, error) {
+	add("first", "seq", func(in *interp, a []any, _ *rest) (any, error) {
 		if s, ok := a[0].(*stream); ok && s.at < len(s.items) {
 			s.at++
 			return s.items[s.at-1], nil
 		}
-		items, err := iterate(a[0])
+		items, err := in.iterate(a[0])
 		if err == nil && len(items) == 0 {
 			return undef("no first item, sequence was empty"), nil
 		}
@@ -24,11 +24,11 @@ func addListFilters(add func(names, spec string, call filterFunc)) {
 		}
 		return items[0], nil
 	})
-	add("last", "seq", func(_ *interp, a []any, _ *rest) (any, error) {
+	add("last", "seq", func(in *interp, a []any, _ *rest) (any, error) {
 		if _, ok := a[0].(*stream); ok {
 			return nil, failure(ErrType, "last of a generator: make it a list first")
 		}
-		items, err := iterate(a[0])
+		items, err := in.iterate(a[0])
 		if err == nil && len(items) == 0 {
 			return undef("no last item, sequence was empty"), nil
 		}
@@ -74,7 +74,7 @@ func join(errs ...error) error {
 
 // each iterates over a copy of v's items, paid for.
 func (in *interp) each(v any) ([]any, error) {
-	items, err := iterate(v)
+	items, err := in.iterate(v)
 	if err != nil {
 		return nil, err
 	}
@@ -299,7 +299,8 @@ func filterSum(in *interp, a []any, _ *rest) (any, error) {
 
 func filterReverse(in *interp, a []any, _ *rest) (any, error) {
 	if t, ok := a[0].(text); ok {
-		return in.sliceText(t, max(0, t.runeLen()-1), -1, t.runeLen())
+		n := t.runeLen()
+		return in.sliceText(t, bounds{start: n - 1, stop: -1, step: -1, count: n})
 	}
 	_, isStream := a[0].(*stream)
 	items, err := in.each(a[0])

@@ -45,7 +45,7 @@ func (in *interp) printf(t text, values any) (any, error) {
 	}
 	args := []any{values}
 	l, isList := values.(*list)
-	if isTuple := isList && l.tuple; isTuple {
+	if isList && l.tuple {
 		args = l.items
 	}
 	d, isDict := values.(*dict)
@@ -95,10 +95,10 @@ func (in *interp) printf(t text, values any) (any, error) {
 		}
 	}
 	b.add(t.slice(len(t.s)-len(s), len(t.s)))
-	if used < len(args) && !isDict {
-		if _, ok := values.(*list); !ok || l.tuple {
-			return nil, failure(ErrType, "not all values were used by the format")
-		}
+	_, isUndefined := values.(*undefined)
+	mapping := isDict || isUndefined || isList && !l.tuple // what Python takes for one need not be used
+	if used < len(args) && !mapping {
+		return nil, failure(ErrType, "not all values were used by the format")
 	}
 	return b.text(), in.alloc(len(t.s))
 }

@@ -102,12 +102,12 @@ func globalDict(in *interp, _ []any, r *rest) (any, error) {
 				}
 			}
 		} else {
-			items, err := iterate(r.args[0])
+			items, err := in.iterate(r.args[0])
 			if err != nil {
 				return nil, err
 			}
 			for _, it := range items {
-				pair, err := iterate(it)
+				pair, err := in.iterate(it)
 				if err != nil {
 					return nil, err
 				}

@@ -84,7 +84,7 @@ func iterSlice(items *[]any) func() (any, bool, error) {
 }
 
 // newLoop starts a loop over v.
-func newLoop(v any) (*loop, error) {
+func (in *interp) newLoop(v any) (*loop, error) {
 	lp := &loop{index0: -1, sized: -1, before: noItem, current: noItem, changed: noItem}
 	switch v := v.(type) {
 	case *list:
@@ -102,7 +102,7 @@ func newLoop(v any) (*loop, error) {
 		lp.sized = int(v.n)
 		lp.next = func() (any, bool, error) { i++; return v.item(i), i < v.n, nil }
 	default:
-		items, err := iterate(v)
+		items, err := in.iterate(v)
 		if err != nil {
 			return nil, err
 		}
@@ -116,7 +116,7 @@ func (in *interp) execFor(n *node, sc *scope, out *sink) (control, error) {
 	if err != nil {
 		return 0, err
 	}
-	lp, err := newLoop(v)
+	lp, err := in.newLoop(v)
 	if err != nil {
 		return 0, at(n.b.pos, err)
 	}

@@ -29,11 +29,11 @@ var dictMethods = map[string]*methodDef{
 
 func listIndex(in *interp, recv any, a []any, _ *rest) (any, error) {
 	items := recv.(*list).items
-	start, _, count, err := sliceBounds([3]any{a[1], a[2], nil}, len(items))
+	at, err := sliceBounds([3]any{a[1], a[2], nil}, len(items))
 	if err != nil {
 		return nil, err
 	}
-	for i := start; i < start+count; i++ {
+	for i := at.start; i < at.stop; i++ {
 		if eq, err := in.equal(items[i], a[0], 0); eq || err != nil {
 			return int64(i), err
 		}

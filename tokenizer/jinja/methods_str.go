@@ -157,7 +157,7 @@ func textList(in *interp, parts []text) (any, error) {
 	for i, p := range parts {
 		l.items[i] = p
 	}
-	return l, in.slots(4 * len(parts))
+	return l, in.alloc(textSize * len(parts))
 }
 
 // splitText is str.split and, from the right, str.rsplit.
@@ -290,12 +290,12 @@ func window(t text, a []any) (sub, part string, from int, err error) {
 		return "", "", 0, err
 	}
 	size := t.runeLen()
-	start, _, count, err := sliceBounds([3]any{a[1], a[2], nil}, size)
+	at, err := sliceBounds([3]any{a[1], a[2], nil}, size)
 	if err != nil {
 		return "", "", 0, err
 	}
-	at := byteOffset(t.s, start)
-	return s.s, t.s[at : at+byteOffset(t.s[at:], count)], start, nil
+	begin := byteOffset(t.s, at.start)
+	return s.s, t.s[begin : begin+byteOffset(t.s[begin:], at.count)], at.start, nil
 }
 
 func find(t text, a []any, search func(s, sub string) int) (int64, error) {
@@ -374,7 +374,7 @@ func joinMethod(in *interp, t text, a []any) (any, error) {
 	if err := plainOnly(t, "join"); err != nil {
 		return nil, err
 	}
-	items, err := iterate(a[0])
+	items, err := in.iterate(a[0])
 	if err != nil {
 		return nil, err
 	}

@@ -1,22 +1,30 @@
 package jinja
 
 import (
+	"sort"
 	"strings"
 	"unicode/utf8"
 )
 
-// text is a string that knows where its bytes came from. It is immutable.
+// text is a string that knows where its bytes came from. It is immutable, and slicing shares its runs.
 type text struct {
 	s      string
 	runs   []run // covers s when origins differ; nil when all of s has the origin data
+	off    int   // the first byte of s counts as off in the ends of runs; the last run may end behind s
 	data   bool
 	markup bool // marked by |safe: "+" escapes what is added, as the reference's Markup does
 }
 
-// run is a piece of a text of one origin: from the end of the run before it to end.
+// run is a piece of a text of one origin: from the end of the run before it to end, both counted from the start of the text it was made
+// for.
 type run struct {
 	end  int
 	data bool
+}
+
+// runAt returns the index of the run that holds byte i of s.
+func (t text) runAt(i int) int {
+	return sort.Search(len(t.runs), func(k int) bool { return t.runs[k].end > t.off+i })
 }
 
 // slice returns bytes i to j.
@@ -25,21 +33,13 @@ func (t text) slice(i, j int) text {
 	if t.runs == nil || i == j {
 		return out
 	}
-	k := 0
-	for t.runs[k].end <= i {
-		k++
-	}
-	if t.runs[k].end >= j {
-		out.data = t.runs[k].data
+	first, last := t.runAt(i), t.runAt(j-1)
+	if first == last {
+		out.data = t.runs[first].data
 		return out
 	}
-	for ; ; k++ {
-		r := t.runs[k]
-		out.runs = append(out.runs, run{min(r.end, j) - i, r.data})
-		if r.end >= j {
-			return out
-		}
-	}
+	out.runs, out.off = t.runs[first:last+1], t.off+i
+	return out
 }
 
 // each calls f for every run of t in order.
@@ -52,19 +52,18 @@ func (t text) each(f func(s string, data bool)) {
 	}
 	at := 0
 	for _, r := range t.runs {
-		f(t.s[at:r.end], r.data)
-		at = r.end
+		end := min(r.end-t.off, len(t.s))
+		f(t.s[at:end], r.data)
+		at = end
 	}
 }
 
 // originAt tells the origin of byte i.
 func (t text) originAt(i int) bool {
-	for _, r := range t.runs {
-		if i < r.end {
-			return r.data
-		}
+	if t.runs == nil {
+		return t.data
 	}
-	return t.data
+	return t.runs[t.runAt(i)].data
 }
 
 // mapRunes rewrites t character by character; what f returns has the origin of the character it replaces.

@@ -46,7 +46,7 @@ func filterToJSON(in *interp, a []any, _ *rest) (any, error) {
 		st.item = text{s: ",", data: true}
 	}
 	if a[3] != nil {
-		seps, err := iterate(a[3])
+		seps, err := in.iterate(a[3])
 		if err != nil {
 			return nil, err
 		}

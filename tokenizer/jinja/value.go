@@ -247,7 +247,7 @@ func truth(v any) bool {
 }
 
 // iterate returns the items that Python's iter would give. A stream is used up.
-func iterate(v any) ([]any, error) {
+func (in *interp) iterate(v any) ([]any, error) {
 	switch v := v.(type) {
 	case *list:
 		return v.items, nil
@@ -260,12 +260,19 @@ func iterate(v any) ([]any, error) {
 		v.at = len(v.items)
 		return items, nil
 	case *span:
+		if err := in.slots(int(v.n)); err != nil {
+			return nil, err
+		}
 		out := make([]any, v.n)
 		for i := range out {
 			out[i] = v.item(int64(i))
 		}
 		return out, nil
 	case text:
+		v.markup = false
+		if err := in.alloc(textSize * len(v.s)); err != nil {
+			return nil, err
+		}
 		runes := v.runes()
 		out := make([]any, len(runes))
 		for i, r := range runes {
@@ -298,6 +305,9 @@ func length(v any) (int, error) {
 	}
 	return 0, failure(ErrType, "%s has no length", typeName(v))
 }
+
+// textSize is about what a text costs beside its bytes.
+const textSize = 64
 
 // formatFloat is Python's repr of a float: the shortest digits that read back, an exponent below 1e-4 and from 1e16 on.
 func formatFloat(f float64) string {
@@ -364,7 +374,13 @@ func (in *interp) repr(b *builder, v any, depth int) error {
 	}
 	switch v := v.(type) {
 	case text:
+		if v.markup {
+			b.str("Markup(", true)
+		}
 		reprText(b, v)
+		if v.markup {
+			b.str(")", true)
+		}
 		return nil
 	case *undefined:
 		b.str("Undefined", true)
