@@ -30,20 +30,29 @@ func openGGUF(_ context.Context, path string, _ Options) (*opened, error) {
 	if err != nil {
 		return nil, err
 	}
-	op := &opened{src: f, names: ggufNames, file: filepath.Base(path)}
-	r := &ggufReader{File: f, file: op.file, prefix: f.Arch() + ".", read: map[string]bool{}, out: map[string]any{}}
-	if op.config, err = r.config(); err == nil {
-		op.tok.GGUF, err = f.Vocab()
-		if errors.Is(err, gguf.ErrMissing) {
-			err = nil
-		}
-	}
+	op, err := newGGUF(f, filepath.Base(path))
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	if v := op.tok.GGUF; v != nil {
-		op.tok.fromVocab(v)
+	return op, nil
+}
+
+// newGGUF translates the metadata of f.
+func newGGUF(f *gguf.File, name string) (*opened, error) {
+	op := &opened{src: f, names: ggufNames, file: name}
+	r := &ggufReader{File: f, file: name, prefix: f.Arch() + ".", read: map[string]bool{}, out: map[string]any{}}
+	var err error
+	if op.config, err = r.config(); err != nil {
+		return nil, err
 	}
+	op.tok.GGUF, err = f.Vocab()
+	if errors.Is(err, gguf.ErrMissing) {
+		return op, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	op.tok.fromVocab(op.tok.GGUF)
 	return op, nil
 }
 
