@@ -132,3 +132,48 @@ func BenchmarkFloat(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkOps runs the other operations at a decode step's sizes: D 960, FFN
+// 2560, heads of 64 over 1024 positions.
+func BenchmarkOps(b *testing.B) {
+	r := rand.New(rand.NewPCG(2, 2))
+	vec := func(n int) []float32 { return contents(b, r, n, 0) }
+	x, y, w, dst := vec(2560), vec(2560), vec(2560), make([]float32, 2560)
+	codes, scales, sums := make([]int8, 2560), make([]float32, 80), make([]int32, 80)
+	const E, n = 64, 1024
+	c := randomCache(b, r, n, E, 1)
+	q, scores, head := vec(E), vec(n), make([]float32, E)
+	for _, op := range []struct {
+		name string
+		work float64 // elements, or products
+		run  func(f *Funcs)
+	}{
+		{"QuantizeA8/2560", 2560, func(f *Funcs) { f.QuantizeA8(codes, scales, sums, x) }},
+		{"RMSNorm/960", 960, func(f *Funcs) { f.RMSNorm(dst, x[:960], w, 1e-5) }},
+		{"Softmax/1024", n, func(f *Funcs) { copy(scores, x); f.Softmax(scores, 0) }},
+		{"SiluMul/2560", 2560, func(f *Funcs) { f.SiluMul(dst, x, y) }},
+		{"GeluMul/2560", 2560, func(f *Funcs) { f.GeluMul(dst, x, y) }},
+		{"SoftCap/1024", n, func(f *Funcs) { f.SoftCap(scores, 50) }},
+		{"Rope/64", 64, func(f *Funcs) { f.Rope(head, x, y) }},
+		{"Add/960", 960, func(f *Funcs) { f.Add(dst[:960], x[:960]) }},
+		{"AbsMax/960", 960, func(f *Funcs) { f.AbsMax(x[:960]) }},
+		{"QuantizeKV8/64", E, func(f *Funcs) { f.QuantizeKV8(codes, q, 0.03) }},
+		{"ScoresF32", n * E, func(f *Funcs) { f.ScoresF32(scores, q, c.f32, 0.125) }},
+		{"ScoresF16", n * E, func(f *Funcs) { f.ScoresF16(scores, q, c.f16, 0.125) }},
+		{"ScoresKV8", n * E, func(f *Funcs) { f.ScoresKV8(scores, q, c.kv8, c.scales, 0.125) }},
+		{"MixF32", n * E, func(f *Funcs) { f.MixF32(head, y[:n], c.f32) }},
+		{"MixF16", n * E, func(f *Funcs) { f.MixF16(head, y[:n], c.f16) }},
+		{"MixKV8", n * E, func(f *Funcs) { f.MixKV8(head, y[:n], c.kv8, c.scales) }},
+	} {
+		b.Run(op.name, func(b *testing.B) {
+			eachBench(b, func(b *testing.B, f *Funcs) {
+				// Ten calls to a measurement, for the clock's sake.
+				measure(b, 10*op.work, 0, func() {
+					for range 10 {
+						op.run(f)
+					}
+				})
+			})
+		})
+	}
+}

@@ -2,7 +2,10 @@ module slmc/internal/kernel/asm
 
 go 1.26.0
 
-require github.com/mmcloughlin/avo v0.6.0
+require (
+	github.com/mmcloughlin/avo v0.6.0
+	golang.org/x/sys v0.49.0
+)
 
 require (
 	golang.org/x/mod v0.42.0 // indirect
