@@ -62,11 +62,11 @@ func scaledRope(E int, theta float64, s, parent *Config) Rope {
 	for i := range inv {
 		inv[i] = 1 / pow(theta, float64(2*i)/float64(E))
 	}
+	r := Rope{HeadDim: E, InvFreq: make([]float32, E/2), Base: theta}
 	if s != nil {
-		s.scaleRope(inv)
+		r.Scaling = s.scaleRope(inv)
 		s.RefuseUnread(nil)
 	}
-	r := Rope{HeadDim: E, InvFreq: make([]float32, E/2), Base: theta}
 	for i, f := range inv {
 		r.InvFreq[i] = float32(f)
 	}

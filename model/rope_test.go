@@ -1,9 +1,11 @@
 package model
 
 import (
+	"encoding/json"
 	"math"
 	"math/big"
 	"math/rand/v2"
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -146,4 +148,28 @@ func equal32(a, b []float32) bool {
 		}
 	}
 	return len(a) == len(b)
+}
+
+// A graph keeps what its frequencies were computed from.
+func TestRopeScaling(t *testing.T) {
+	for _, c := range []struct {
+		scaling map[string]any
+		want    RopeScaling
+	}{
+		{nil, RopeScaling{}},
+		{map[string]any{"type": "linear", "factor": json.Number("4")}, RopeScaling{Type: "linear", Factor: 4}},
+		{map[string]any{"rope_type": "llama3", "factor": json.Number("8"), "low_freq_factor": json.Number("1"), "high_freq_factor": json.Number("4"),
+			"original_max_position_embeddings": json.Number("8192")}, RopeScaling{Type: "llama3", Factor: 8, LowFreq: 1, HighFreq: 4, Context: 8192}},
+		{map[string]any{"rope_type": FreqFactors, "factors": []any{json.Number("1"), json.Number("2")}}, RopeScaling{Type: FreqFactors, Factors: []float64{1, 2}}},
+	} {
+		config := NewConfig("test", map[string]any{"rope_theta": json.Number("500000")})
+		var s *Config
+		if c.scaling != nil {
+			s = NewConfig("test", c.scaling)
+		}
+		r := scaledRope(4, 500000, s, config)
+		if r.Base != 500000 || !reflect.DeepEqual(r.Scaling, c.want) {
+			t.Errorf("%v: base %g, scaling %+v", c.scaling, r.Base, r.Scaling)
+		}
+	}
 }
