@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	goruntime "runtime"
 	"time"
 
@@ -135,6 +136,12 @@ func (b *build) prepare() (err error) {
 	if b.source.Checkpoint == nil {
 		return fmt.Errorf("%w: %s is a bundle; a build starts from a checkpoint", ErrUsage, b.cfg.Source)
 	}
+	// A build may take long: what its end would refuse is refused now.
+	if st, err := os.Stat(filepath.Dir(b.cfg.Output)); err != nil {
+		return fmt.Errorf("output: %w", err)
+	} else if !st.IsDir() {
+		return fmt.Errorf("output: %s is no folder", filepath.Dir(b.cfg.Output))
+	}
 	if b.cfg.GoldenFile != "" {
 		if b.cfg.Recipe.Golden.SHA256, err = fileDigest(b.ctx, b.cfg.GoldenFile); err != nil {
 			return err
@@ -155,7 +162,7 @@ func (b *build) prepare() (err error) {
 
 // cached runs the stages, each through the cache.
 func (b *build) cached() (err error) {
-	if b.cache, err = OpenCache(b.cfg.Env.CacheDir); err != nil {
+	if b.cache, err = OpenCache(b.ctx, b.cfg.Env.CacheDir, b.log); err != nil {
 		return err
 	}
 	defer b.cache.Close()
@@ -180,6 +187,9 @@ func (b *build) cached() (err error) {
 	}
 	return b.timed("write", func() error {
 		return b.write(func(i int, dst io.Writer) error {
+			if err := b.ctx.Err(); err != nil {
+				return err
+			}
 			s := b.plan.Stored[i]
 			_, err := dst.Write(weights[s.Offset : s.Offset+s.Bytes])
 			return err

@@ -8,10 +8,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
+	"time"
 
 	"github.com/rogpeppe/go-internal/lockedfile"
+
+	"slmc/formats"
 )
 
 // Cache keeps the files that finished stages made, under the digest of what
@@ -23,33 +29,101 @@ type Cache struct {
 }
 
 // OpenCache creates dir (mode 0700) if needed and locks it; it waits for
-// another build to finish.
-func OpenCache(dir string) (*Cache, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+// another build to finish, and says so. A folder that holds other things is
+// not taken for a cache.
+func OpenCache(ctx context.Context, dir string, log *slog.Logger) (*Cache, error) {
+	if err := claim(dir); err != nil {
 		return nil, fmt.Errorf("cache: %w", err)
 	}
-	if err := os.Chmod(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("cache: %w", err)
-	}
-	unlock, err := lockedfile.MutexAt(filepath.Join(dir, "lock")).Lock()
+	unlock, err := lock(ctx, filepath.Join(dir, lockName), func() {
+		log.Info("waiting for another build that uses the cache folder", "cache", dir)
+	})
 	if err != nil {
 		return nil, fmt.Errorf("cache: lock %s: %w", dir, err)
 	}
 	c := &Cache{dir, unlock}
-	return c, c.sweep()
+	if err := c.sweep(); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+const lockName = "lock"
+
+// claim makes dir a private folder, unless it is somebody else's.
+func claim(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	ours := slices.ContainsFunc(entries, func(e os.DirEntry) bool { return e.Name() == lockName })
+	if len(entries) > 0 && !ours {
+		return fmt.Errorf("%w: folder %s holds other files; give one that is empty or does not exist", ErrUsage, dir)
+	}
+	return os.Chmod(dir, 0o700)
+}
+
+// lock takes the lock file at path; wait is called when that takes a while.
+func lock(ctx context.Context, path string, wait func()) (unlock func(), err error) {
+	type result struct {
+		unlock func()
+		err    error
+	}
+	got := make(chan result)
+	go func() {
+		unlock, err := lockedfile.MutexAt(path).Lock()
+		select {
+		case got <- result{unlock, err}:
+		case <-ctx.Done():
+			if err == nil {
+				unlock()
+			}
+		}
+	}()
+	patience := time.NewTimer(time.Second)
+	defer patience.Stop()
+	for {
+		select {
+		case r := <-got:
+			return r.unlock, r.err
+		case <-patience.C:
+			wait()
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 }
 
 // Close releases the lock.
 func (c *Cache) Close() { c.unlock() }
 
-// sweep removes what a killed build left half written.
+// What a killed build leaves: a part of an entry or of its stamp, or an entry
+// without its stamp.
+var (
+	partName  = regexp.MustCompile(`^[a-z]+-[0-9a-f]{32}\.part$|^\.[a-z]+-[0-9a-f]{32}\.json\..*\.partial$`)
+	entryName = regexp.MustCompile(`^[a-z]+-[0-9a-f]{32}$`)
+)
+
+// sweep removes what a killed build left.
 func (c *Cache) sweep() error {
-	left, err := filepath.Glob(filepath.Join(c.dir, "*.part*"))
+	entries, err := os.ReadDir(c.dir)
 	if err != nil {
 		return fmt.Errorf("cache: %w", err)
 	}
-	for _, f := range left {
-		if err := os.Remove(f); err != nil && !errors.Is(err, os.ErrNotExist) {
+	for _, e := range entries {
+		path := filepath.Join(c.dir, e.Name())
+		if entryName.MatchString(e.Name()) {
+			if _, err := os.Lstat(path + stampSuffix); err == nil {
+				continue
+			}
+		} else if !partName.MatchString(e.Name()) {
+			continue
+		}
+		if err := ignoreMissing(os.Remove(path)); err != nil {
 			return fmt.Errorf("cache: %w", err)
 		}
 	}
@@ -70,6 +144,8 @@ func Key(stage string, version int, inputs any) (string, error) {
 	sum := sha256.Sum256(data)
 	return stage + "-" + hex.EncodeToString(sum[:16]), nil
 }
+
+const stampSuffix = ".json"
 
 // stamp is written beside an entry, after it is complete.
 type stamp struct {
@@ -101,13 +177,13 @@ func (c *Cache) File(ctx context.Context, key string, make func(path string) err
 	if err != nil {
 		return "", false, fmt.Errorf("cache: %w", err)
 	}
-	return path, false, WriteFile(path+".json", data, 0o600)
+	return path, false, WriteFile(path+stampSuffix, data, 0o600)
 }
 
 // trusted reports whether the entry at path is there and hashes to its stamp;
 // anything else is removed.
 func (c *Cache) trusted(ctx context.Context, path string) (bool, error) {
-	data, err := os.ReadFile(path + ".json")
+	data, err := os.ReadFile(path + stampSuffix)
 	if errors.Is(err, os.ErrNotExist) {
 		return false, nil
 	}
@@ -124,7 +200,7 @@ func (c *Cache) trusted(ctx context.Context, path string) (bool, error) {
 			return false, err
 		}
 	}
-	err = errors.Join(ignoreMissing(os.Remove(path+".json")), ignoreMissing(os.Remove(path)))
+	err = errors.Join(ignoreMissing(os.Remove(path+stampSuffix)), ignoreMissing(os.Remove(path)))
 	return false, err
 }
 
@@ -162,28 +238,12 @@ func (c contextReader) Read(p []byte) (int, error) {
 	return c.r.Read(p)
 }
 
-// WriteFile writes data to a temporary file beside path and renames it, so
-// that path is never half written.
+// WriteFile writes data so that path is never half written.
 func WriteFile(path string, data []byte, mode os.FileMode) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".part*")
-	if err != nil {
+	return formats.ReplaceFile(path, mode, func(f *os.File) error {
+		_, err := f.Write(data)
 		return err
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Chmod(mode)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	err = errors.Join(err, f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, ignoreMissing(os.Remove(f.Name())))
-	}
-	return nil
+	})
 }
 
 // fileDigest is the SHA-256 of a file, in hexadecimal.
