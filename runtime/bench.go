@@ -17,6 +17,14 @@ type BenchOptions struct {
 	Seed        uint64 // of the random tokens
 }
 
+// Check reports a setting outside its range.
+func (b BenchOptions) Check() error {
+	if b.Prompt < 1 || b.Generate < 1 || b.Repetitions < 1 {
+		return fmt.Errorf("a bench of %d prompt tokens, %d decode tokens and %d repetitions; want at least one of each", b.Prompt, b.Generate, b.Repetitions)
+	}
+	return nil
+}
+
 // BenchResult is what a bench measured; times are medians.
 type BenchResult struct {
 	PromptTokens  int     `json:"prompt_tokens"`
@@ -39,8 +47,8 @@ func (m *Model) Bench(ctx context.Context, o Options, b BenchOptions, load time.
 	if err != nil {
 		return BenchResult{}, err
 	}
-	if b.Prompt < 1 || b.Generate < 1 || b.Repetitions < 1 {
-		return BenchResult{}, fmt.Errorf("%w: nothing to time", ErrToken)
+	if err := b.Check(); err != nil {
+		return BenchResult{}, err
 	}
 	if b.Prompt+b.Generate > o.Context {
 		return BenchResult{}, fmt.Errorf("%w: %d prompt and %d decode tokens do not fit %d positions", ErrContext, b.Prompt, b.Generate, o.Context)

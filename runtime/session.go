@@ -234,7 +234,7 @@ func (s *Session) check(ids []int32) error {
 		return fmt.Errorf("%w: nothing to feed", ErrToken)
 	}
 	if len(ids) > s.Room() {
-		return fmt.Errorf("%w: %d tokens after %d do not fit %d positions", ErrContext, len(ids), s.pos, s.o.Context)
+		return fmt.Errorf("%w: %d tokens after %d do not fit %d positions; give fewer tokens, or more positions if the model has them", ErrContext, len(ids), s.pos, s.o.Context)
 	}
 	bad := slices.IndexFunc(ids, func(id int32) bool { return id < 0 || int(id) >= s.m.Graph.Vocab })
 	if bad >= 0 {

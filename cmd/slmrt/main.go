@@ -17,7 +17,9 @@ import (
 	"slmc/formats"
 	"slmc/formats/bundle"
 	"slmc/internal/exec"
+	"slmc/internal/kernel"
 	slmrt "slmc/runtime"
+	"slmc/tokenizer/jinja"
 )
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
@@ -39,7 +41,7 @@ var commands = []command{
 type call struct {
 	out                         io.Writer
 	path                        string
-	json, quick                 bool
+	json, quick, check          bool
 	pubkey, kernel, prompt      string
 	user, kv                    string
 	threads, contextLen, tokens int
@@ -54,7 +56,7 @@ var exitCodes = []struct {
 	code int
 }{
 	{formats.ErrVersion, 7}, {slmrt.ErrMemory, 6}, {formats.ErrCorrupt, 4}, {exec.ErrNotFinite, 4},
-	{formats.ErrUnsupported, 3}, {slmrt.ErrNoTemplate, 3}, {errUsage, 2}, {slmrt.ErrContext, 2}, {slmrt.ErrToken, 2},
+	{formats.ErrUnsupported, 3}, {slmrt.ErrNoTemplate, 3}, {errUsage, 2}, {slmrt.ErrContext, 2}, {slmrt.ErrToken, 2}, {jinja.ErrRaised, 2},
 }
 
 var errUsage = errors.New("usage")
@@ -62,6 +64,7 @@ var errUsage = errors.New("usage")
 func run(args []string, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second Ctrl-C ends what does not listen
 	err := dispatch(ctx, args, stdout, stderr)
 	if err == nil {
 		return 0
@@ -108,6 +111,7 @@ func parse(cmd command, args []string, stdout, stderr io.Writer) (*call, error) 
 	f.SetOutput(stderr)
 	f.BoolVar(&c.json, "json", false, "print one JSON object")
 	f.BoolVar(&c.quick, "quick", false, "verify: check digests only")
+	f.BoolVar(&c.check, "check", false, "run, bench: check every byte of the bundle first")
 	f.StringVar(&c.pubkey, "pubkey", "", "demand a signature by the key in this file")
 	f.StringVar(&c.kernel, "kernel", "", "force these kernels")
 	f.StringVar(&c.kv, "kv", "", "cache format: kv8 or f16 (default: the bundle's)")
@@ -139,6 +143,12 @@ func parse(cmd command, args []string, stdout, stderr io.Writer) (*call, error) 
 	if c.path == "" {
 		return nil, fmt.Errorf("%w: slmrt %s wants a BUNDLE", errUsage, cmd.name)
 	}
+	if c.threads < 0 || c.contextLen < 0 || c.tokens < 0 || c.budget < 0 {
+		return nil, fmt.Errorf("%w: numbers must not be negative", errUsage)
+	}
+	if _, err := kernel.Select(c.kernel); err != nil {
+		return nil, fmt.Errorf("%w: %w", errUsage, err)
+	}
 	c.sampling.Temperature, c.bench.Seed = float32(*temperature), c.sampling.Seed
 	return c, nil
 }
@@ -155,12 +165,19 @@ func (c *call) options() (slmrt.Options, error) {
 	return o, nil
 }
 
-func (c *call) load() (*slmrt.Model, *bundle.Bundle, error) {
+func (c *call) load(ctx context.Context) (*slmrt.Model, *bundle.Bundle, error) {
 	o, err := c.loadOptions()
 	if err != nil {
 		return nil, nil, err
 	}
-	return slmrt.Load(c.path, o)
+	m, b, err := slmrt.Load(c.path, o)
+	if err != nil || !c.check {
+		return m, b, err
+	}
+	if err := b.Check(ctx, nil); err != nil {
+		return nil, nil, errors.Join(err, m.Close())
+	}
+	return m, b, nil
 }
 
 func (c *call) loadOptions() (o slmrt.LoadOptions, err error) {
@@ -188,7 +205,12 @@ func verify(ctx context.Context, c *call) error {
 		}
 		return err
 	}
-	if err == nil {
+	if err != nil {
+		return err
+	}
+	if c.quick {
+		_, err = fmt.Fprintf(c.out, "ok  %s\n", v.Digest)
+	} else {
 		_, err = fmt.Fprintf(c.out, "ok  %s  logits %s\n", v.Digest, v.LogitsDigest)
 	}
 	return err
@@ -199,10 +221,13 @@ func generate(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
+	if err := c.sampling.Check(); err != nil {
+		return fmt.Errorf("%w: %w", errUsage, err)
+	}
 	if (c.prompt == "") == (c.user == "") {
 		return fmt.Errorf("%w: run wants either --prompt or --user", errUsage)
 	}
-	m, _, err := c.load()
+	m, _, err := c.load(ctx)
 	if err != nil {
 		return err
 	}
@@ -241,8 +266,11 @@ func bench(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
+	if err := c.bench.Check(); err != nil {
+		return fmt.Errorf("%w: %w", errUsage, err)
+	}
 	begin := time.Now()
-	m, _, err := c.load()
+	m, _, err := c.load(ctx)
 	if err != nil {
 		return err
 	}
@@ -259,8 +287,8 @@ func bench(ctx context.Context, c *call) error {
 	return c.print(res)
 }
 
-func info(_ context.Context, c *call) error {
-	m, b, err := c.load()
+func info(ctx context.Context, c *call) error {
+	m, b, err := c.load(ctx)
 	if err != nil {
 		return err
 	}

@@ -21,14 +21,18 @@ type Scorer interface {
 }
 
 // Windows cuts ids into sequences of at most size tokens, each starting with
-// bos if that is not negative. Every id appears once.
+// bos if that is not negative. Every id appears once. A size that leaves no
+// token to predict, below 2, is the caller's mistake.
 func Windows(ids []int32, size int, bos int32) [][]int32 {
+	if size < 2 {
+		panic("eval.Windows: size below 2")
+	}
 	step := size
 	if bos >= 0 {
 		step--
 	}
 	var out [][]int32
-	for part := range slices.Chunk(ids, max(step, 1)) {
+	for part := range slices.Chunk(ids, step) {
 		w := make([]int32, 0, size)
 		if bos >= 0 {
 			w = append(w, bos)
@@ -79,7 +83,7 @@ func Score(ctx context.Context, f *kernel.Funcs, m, teacher Scorer, vocab int, w
 		}
 	}
 	if s.n == 0 {
-		return Text{}, fmt.Errorf("%w: the windows hold %d tokens in all", ErrEmpty, len(windows))
+		return Text{}, fmt.Errorf("%w: want windows of at least two tokens, have %d windows of fewer", ErrEmpty, len(windows))
 	}
 	return s.result(teacher != nil), nil
 }
