@@ -30,8 +30,9 @@ func FuzzGGUFConfig(f *testing.F) {
 			f.Fatal(err)
 		}
 		var b bytes.Buffer
-		// Two tensors keep a seed small; binding needs the rest, and refuses.
-		if err := gguf.Write(context.Background(), &b, append(g.KVs, pieces(5).KVs()...), g.Tensors[:2]); err != nil {
+		// One small tensor: the fuzzer minimizes long inputs for ever.
+		embed := []gguf.Tensor{{Name: "token_embd.weight", Shape: []int{1, 1}, Type: gguf.F32, Read: func(int, []float32) error { return nil }}}
+		if err := gguf.Write(context.Background(), &b, g.KVs, embed); err != nil {
 			f.Fatal(err)
 		}
 		f.Add(b.Bytes())
