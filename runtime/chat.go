@@ -1,6 +1,7 @@
 package slmrt
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -19,13 +20,14 @@ type Chat struct {
 	Tools    []jinja.Value
 	Vars     map[string]jinja.Value
 	Now      time.Time // for templates that print the date
+	Complete bool      // the conversation is whole: no prompt for another answer
 }
 
 // Say is a message for Chat.Messages.
 func Say(role, content string) jinja.Value { return jinja.Text(role, content) }
 
-// EncodeChat renders the conversation with the prompt for the next answer and
-// returns its ids. Only the template's own text yields special tokens, so a
+// EncodeChat renders the conversation, with the prompt for the next answer
+// unless it is complete, and returns its ids. Only the template's own text yields special tokens, so a
 // message can't forge them; the template writes BOS itself.
 func (m *Model) EncodeChat(c Chat) ([]int32, error) {
 	if m.Template == nil {
@@ -36,7 +38,7 @@ func (m *Model) EncodeChat(c Chat) ([]int32, error) {
 	}
 	segs, err := m.Template.Render(jinja.Context{
 		Messages: c.Messages, Tools: c.Tools, Vars: c.Vars, Now: c.Now,
-		AddGenerationPrompt: true, Special: m.Special,
+		AddGenerationPrompt: !c.Complete, Special: m.Special,
 	}, jinja.DefaultLimits)
 	if err != nil {
 		return nil, fmt.Errorf("chat template: %w", err)
@@ -55,4 +57,15 @@ func (m *Model) EncodeChat(c Chat) ([]int32, error) {
 // EncodeUser is EncodeChat for a single message of the user.
 func (m *Model) EncodeUser(message string, now time.Time) ([]int32, error) {
 	return m.EncodeChat(Chat{Messages: []jinja.Value{Say("user", message)}, Now: now})
+}
+
+// Answer is the greedy answer to a message of the user, from an empty session.
+func (s *Session) Answer(ctx context.Context, message string) (string, error) {
+	ids, err := s.m.EncodeUser(message, time.Time{})
+	if err != nil {
+		return "", err
+	}
+	s.Truncate(0)
+	res, err := s.Generate(ctx, Request{Prompt: ids}, nil)
+	return res.Text, err
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/goccy/go-yaml"
 
@@ -60,9 +61,19 @@ func DefaultRecipe(weights, embeddings string) (Recipe, error) {
 		return Recipe{}, fmt.Errorf("%w: %w", ErrUsage, err)
 	}
 	return Recipe{
-		Version: 1, Formats: f, KV: string(exec.KV8), Seed: 1,
+		Version: 1, Formats: f, KV: string(defaultKV(weights)), Seed: 1,
 		Golden: Golden{Prompts: 8, PromptTokens: 24, Greedy: 32},
 	}, nil
+}
+
+// defaultKV is the cache format that costs little beside the weights' own loss:
+// 8 bits under 2- and 4-bit weights, float16 otherwise (docs/experiments.md,
+// "The cache's share of the loss").
+func defaultKV(weights string) exec.KVFormat {
+	if kind, _, _ := strings.Cut(weights, "g"); kind == "w2" || kind == "w4" {
+		return exec.KV8
+	}
+	return exec.KVF16
 }
 
 // ReadRecipe reads a recipe file. Unknown keys are errors.

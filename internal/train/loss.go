@@ -31,33 +31,18 @@ func CrossEntropy(f *kernel.Funcs, seed, z *tensor.Mat, want []int32) (sum float
 	return sum, n
 }
 
-// Distill writes the gradient of the mean KL(teacher || student) over the rows
-// with weight[r] true to seed and returns the sum of the divergences in nats
-// and the number of rows. Logits are [R V] each (Hinton et al., arXiv
-// 1503.02531, at temperature 1).
-func Distill(f *kernel.Funcs, seed, z, teacher *tensor.Mat, counts []bool) (sum float64, n int) {
-	for _, c := range counts {
-		if c {
-			n++
-		}
+// DistillRow writes the gradient of KL(teacher || student)/n at one position to
+// seed and returns the divergence in nats (Hinton et al., arXiv 1503.02531, at
+// temperature 1). All slices have V elements; n is the number of positions that
+// the loss averages over.
+func DistillRow(f *kernel.Funcs, seed, z, teacher, scratch []float32, n float32) float64 {
+	lse, tl := f.LogSumExp(z, scratch), f.LogSumExp(teacher, scratch)
+	kl := 0.0
+	for i, x := range z {
+		lp, lq := teacher[i]-tl, x-lse
+		p := kernel.Exp(lp)
+		kl += float64(float64(p) * float64(lp-lq))
+		seed[i] = float32(kernel.Exp(lq)-p) / n
 	}
-	scratch := make([]float32, z.C)
-	for r, c := range counts {
-		d := seed.Row(r)
-		if !c {
-			clear(d)
-			continue
-		}
-		lse := f.LogSumExp(z.Row(r), scratch)
-		tl := f.LogSumExp(teacher.Row(r), scratch)
-		kl := 0.0
-		for i, x := range z.Row(r) {
-			lp, lq := teacher.Row(r)[i]-tl, x-lse
-			p := kernel.Exp(lp)
-			kl += float64(float64(p) * float64(lp-lq))
-			d[i] = float32(kernel.Exp(lq)-p) / float32(n)
-		}
-		sum += kl
-	}
-	return sum, n
+	return kl
 }

@@ -107,7 +107,7 @@ func (t *Tape) Linear(x *tensor.Mat, l model.Linear) *tensor.Mat {
 		t.split(x.R, 8, func(lo, hi int) {
 			for r := lo; r < hi; r++ {
 				copy(xq.Row(r), x.Row(r))
-				t.round.Input(xq.Row(r))
+				t.round.Input(l.W, xq.Row(r))
 			}
 		})
 	}

@@ -29,9 +29,9 @@ type Weights interface {
 // the inputs of packed matrices and to the cache. The zero value rounds
 // nothing. Gradients pass straight through.
 type Rounding struct {
-	// Input rounds the rows of a matrix's input in place, as the runtime's
-	// QuantizeA8 does; nil: not.
-	Input func(row []float32)
+	// Input rounds a row that matrix w of the graph is about to multiply, in
+	// place, as the runtime's QuantizeA8 does; nil: not.
+	Input func(w int, row []float32)
 	// Cached rounds one head's key or value in place; nil: not.
 	Cached func(v []float32)
 }

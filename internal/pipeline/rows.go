@@ -1,0 +1,149 @@
+package pipeline
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"slmc/internal/eval"
+	slmrt "slmc/runtime"
+	"slmc/tokenizer/jinja"
+)
+
+// Fields names the fields of a JSONL row that hold the prompt and its answer;
+// empty for the usual ones: query and call, or prompt and answer.
+type Fields struct {
+	Prompt string `json:"prompt,omitempty" yaml:"prompt,omitempty"`
+	Answer string `json:"answer,omitempty" yaml:"answer,omitempty"`
+}
+
+// Row is one example: a prompt with its answer, a whole chat, or plain text.
+type Row struct {
+	Line           int
+	Prompt, Answer string
+	Messages       []jinja.Value // nil unless the row has messages
+	Text           string
+	Source         string // the row's "source", for figures by source
+}
+
+// maxRow bounds a line of JSONL.
+const maxRow = 16 << 20
+
+// ReadRows reads a file of examples: JSONL, or plain text as one row. A line
+// that is no JSON object, or has none of the fields, is ErrUsage naming it.
+func ReadRows(path string, fields Fields) ([]Row, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	name := filepath.Base(path)
+	if trimmed := bytes.TrimSpace(data); len(trimmed) == 0 {
+		return nil, fmt.Errorf("%w: %s is empty", ErrUsage, name)
+	} else if trimmed[0] != '{' {
+		return []Row{{Line: 1, Text: string(data)}}, nil
+	}
+	var rows []Row
+	lines := bufio.NewScanner(bytes.NewReader(data))
+	lines.Buffer(nil, maxRow)
+	for n := 1; lines.Scan(); n++ {
+		if len(bytes.TrimSpace(lines.Bytes())) == 0 {
+			continue
+		}
+		row, err := parseRow(lines.Bytes(), fields)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %s: line %d: %w", ErrUsage, name, n, err)
+		}
+		row.Line = n
+		rows = append(rows, row)
+	}
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return rows, nil
+}
+
+func parseRow(line []byte, fields Fields) (Row, error) {
+	var all map[string]json.RawMessage
+	if err := json.Unmarshal(line, &all); err != nil {
+		return Row{}, fmt.Errorf("not a JSON object: %w", err)
+	}
+	var r Row
+	if raw := all["source"]; raw != nil {
+		_ = json.Unmarshal(raw, &r.Source) // only for grouping: another type is no group
+	}
+	pairs := []Fields{{"query", "call"}, {"prompt", "answer"}}
+	if fields != (Fields{}) {
+		pairs = []Fields{fields}
+	}
+	for _, p := range pairs {
+		if all[p.Prompt] == nil || p.Answer != "" && all[p.Answer] == nil {
+			continue
+		}
+		if err := json.Unmarshal(all[p.Prompt], &r.Prompt); err != nil {
+			return r, fmt.Errorf("field %q: %w", p.Prompt, err)
+		}
+		if p.Answer == "" {
+			return r, nil
+		}
+		if err := json.Unmarshal(all[p.Answer], &r.Answer); err != nil {
+			return r, fmt.Errorf("field %q: %w", p.Answer, err)
+		}
+		return r, nil
+	}
+	if fields == (Fields{}) && all["messages"] != nil {
+		return r, json.Unmarshal(all["messages"], &r.Messages)
+	}
+	if fields == (Fields{}) && all["text"] != nil {
+		return r, json.Unmarshal(all["text"], &r.Text)
+	}
+	if fields != (Fields{}) {
+		return r, fmt.Errorf("has no fields %q and %q", fields.Prompt, fields.Answer)
+	}
+	return r, errors.New("has neither query and call, prompt and answer, messages nor text")
+}
+
+// Sequences turns examples into token sequences of at most size tokens, as the
+// model would meet them: chats through its template, answer included; text in
+// windows that start with BOS. It also says how many were cut to size.
+func Sequences(m *slmrt.Model, rows []Row, size int) (seqs [][]int32, cut int, err error) {
+	for _, r := range rows {
+		if r.Text != "" {
+			if m.Tokenizer == nil {
+				return nil, 0, fmt.Errorf("%w: the model has no tokenizer", ErrUsage)
+			}
+			ids, err := m.Tokenizer.Encode(r.Text, false)
+			if err != nil {
+				return nil, 0, fmt.Errorf("line %d: %w", r.Line, err)
+			}
+			seqs = append(seqs, eval.Windows(ids, size, m.BOS)...)
+			continue
+		}
+		chat := slmrt.Chat{Messages: r.Messages, Complete: true}
+		if chat.Messages == nil {
+			chat.Messages = []jinja.Value{slmrt.Say("user", r.Prompt), slmrt.Say("assistant", r.Answer)}
+		}
+		ids, err := m.EncodeChat(chat)
+		if err != nil {
+			return nil, 0, fmt.Errorf("line %d: %w", r.Line, err)
+		}
+		if len(ids) > size {
+			ids, cut = ids[:size], cut+1
+		}
+		seqs = append(seqs, ids)
+	}
+	if len(seqs) == 0 {
+		return nil, 0, fmt.Errorf("%w: no examples", ErrUsage)
+	}
+	return seqs, cut, nil
+}
+
+// answered reports whether a row can be scored: a prompt with its answer.
+func (r Row) answered() bool { return r.Prompt != "" && r.Answer != "" }
+
+// right is exact match: the answer's text with spaces at its ends trimmed.
+func (r Row) right(answer string) bool { return strings.TrimSpace(answer) == r.Answer }
