@@ -6,7 +6,6 @@ type loop struct {
 	next    func() (any, bool, error)
 	sized   int // number of items where that is known without reading them, else -1
 	index0  int
-	depth   int
 	before  any // items around the current one; noItem where there is none
 	current any
 	after   any
