@@ -223,8 +223,8 @@ func TestOpenRefusesFolders(t *testing.T) {
 func TestRowOrder(t *testing.T) {
 	var stored, back []int
 	for r := range 12 {
-		stored = append(stored, halfSplit(r, 6))
-		back = append(back, interleaved(halfSplit(r, 6), 6))
+		stored = append(stored, HalfSplit(r, 6))
+		back = append(back, interleaved(HalfSplit(r, 6), 6))
 	}
 	if want := []int{0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11}; !slices.Equal(stored, want) {
 		t.Errorf("stored %v, wanted %v", stored, want)

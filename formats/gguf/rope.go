@@ -49,8 +49,9 @@ func interleaved(r, size int) int {
 	return head*size + i%(size/2)*2 + i/(size/2)
 }
 
-// halfSplit is the inverse: the checkpoint's row that GGUF stores as row r.
-func halfSplit(r, size int) int {
+// HalfSplit is the inverse: the row of the checkpoint that GGUF stores as row r
+// of a llama q or k weight with heads of size rows.
+func HalfSplit(r, size int) int {
 	head, i := r/size, r%size
 	return head*size + i/2 + i%2*(size/2)
 }

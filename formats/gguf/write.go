@@ -178,7 +178,7 @@ func writeTensor(ctx context.Context, w io.Writer, t *Tensor, p layout) error {
 	rows := t.Shape[0]
 	cols := p.elems / rows
 	for r := range rows {
-		if err := writeRun(ctx, w, t, p.typ, halfSplit(r, rows/t.Heads)*cols, cols); err != nil {
+		if err := writeRun(ctx, w, t, p.typ, HalfSplit(r, rows/t.Heads)*cols, cols); err != nil {
 			return err
 		}
 	}
