@@ -37,7 +37,7 @@ const (
 	SectionTemplate  = "template"  // the chat template's source, UTF-8
 	SectionGolden    = "golden"    // canonical JSON, see Golden
 	SectionRouter    = "router"    // room for the deferral router
-	SectionLeaves    = "leaves"    // SHA-256 of each LeafBytes of the others
+	SectionLeaves    = "leaves"    // SHA-256 of each LeafBytes of the others, in order
 )
 
 // Alignments and bounds of the format.

@@ -90,11 +90,14 @@ func checkSections(all []Section, end int64) error {
 func leafCount(all []Section) (n int64) {
 	for _, s := range all {
 		if s.Name != SectionLeaves {
-			n += align(s.Length, LeafBytes) / LeafBytes
+			n += leavesOf(s.Length)
 		}
 	}
 	return n
 }
+
+// leavesOf is the number of leaves of a section of that length.
+func leavesOf(length int64) int64 { return align(length, LeafBytes) / LeafBytes }
 
 // layWeights computes where the weights of m.Graph lie in their formats, and
 // the length of the weights section. The graph has been checked.

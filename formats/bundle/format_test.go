@@ -165,7 +165,7 @@ func (d *dumper) section(b *Bundle, s *Section) {
 			d.part(s.Offset+t.sin, t.bytes, fmt.Sprintf("sines of rope %d", r))
 		}
 	case SectionLeaves:
-		d.field(s.Offset, s.Length, "SHA-256 of each leaf of the sections above, in order")
+		d.field(s.Offset, s.Length, "SHA-256 of each leaf of the sections before, in order")
 	default:
 		d.part(s.Offset, s.Length, fmt.Sprintf("%.16q...", d.content[s.Offset:s.Offset+min(s.Length, 16)]))
 	}

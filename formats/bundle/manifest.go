@@ -100,13 +100,15 @@ type StageReport struct {
 }
 
 // Section is a run of bytes of the file. Required tells a reader that does not
-// know the name to refuse the bundle instead of ignoring the section.
+// know the name to refuse the bundle instead of ignoring the section. Root is
+// the SHA-256 of the SHA-256 of each of its leaves, so that one pass over the
+// bytes gives both, on as many cores as there are.
 type Section struct {
 	Name     string `json:"name"`
 	Required bool   `json:"required"`
 	Offset   int64  `json:"offset"` // from the start of the file, a multiple of 16 KiB
 	Length   int64  `json:"length"` // at least 1
-	SHA256   Digest `json:"sha256"`
+	Root     Digest `json:"root"`
 }
 
 // Section returns the entry of that name, or nil.

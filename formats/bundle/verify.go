@@ -1,18 +1,23 @@
 package bundle
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
+	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"slmc/formats"
 )
 
 // Check reads the whole file, not its mapping, and compares every digest that
-// the manifest holds, and the padding with zero. The error names the section
-// and the byte where the first leaf that differs starts. progress, which may be
-// nil, is called from this goroutine with the bytes done and the file's length.
+// the manifest holds, and the padding with zero, on all cores. The error names
+// the section and the byte where the first leaf that differs starts. progress,
+// which may be nil, is called from this goroutine with the bytes done and the
+// file's length.
 func (b *Bundle) Check(ctx context.Context, progress func(done, total int64)) error {
 	if b.data == nil {
 		panic("bundle: " + b.name + " is used after Close")
@@ -24,20 +29,15 @@ func (b *Bundle) check(ctx context.Context, progress func(done, total int64)) er
 	if progress == nil {
 		progress = func(int64, int64) {}
 	}
-	c := checker{b: b, ctx: ctx, progress: progress, buf: make([]byte, LeafBytes)}
+	c := checker{b: b, ctx: ctx, progress: progress}
 	// The leaves first: they say where the rest is damaged.
 	sections := b.manifest.Sections
 	last := &sections[len(sections)-1]
-	leaves := make([]byte, 0, last.Length)
-	err := c.section(last, func(_ int64, part []byte, _ Digest) error {
-		leaves = append(leaves, part...)
-		return nil
-	})
+	leaves, err := c.listed(last)
 	if err != nil {
 		return err
 	}
-	end := int64(HeaderBytes)
-	before := "the header"
+	before, end := "the header", int64(HeaderBytes)
 	for i := range sections {
 		s := &sections[i]
 		if err := c.padding(before, end, s.Offset); err != nil {
@@ -45,19 +45,13 @@ func (b *Bundle) check(ctx context.Context, progress func(done, total int64)) er
 		}
 		before, end = fmt.Sprintf("section %q", s.Name), s.Offset+s.Length
 		if s == last {
-			continue
+			break
 		}
-		err := c.section(s, func(at int64, _ []byte, sum Digest) error {
-			want := Digest(leaves)
-			leaves = leaves[len(want):]
-			if sum != want {
-				return formats.Corrupt(b.name, "", at, "section %q: leaf at its byte %d has SHA-256 %s, section %q says %s", s.Name, at-s.Offset, sum, SectionLeaves, want)
-			}
-			return nil
-		})
-		if err != nil {
+		n := leavesOf(s.Length) * sha256.Size
+		if err := c.section(s, leaves[:n]); err != nil {
 			return err
 		}
+		leaves = leaves[n:]
 	}
 	if err := c.padding(before, end, b.header.manifestAt); err != nil {
 		return err
@@ -70,53 +64,93 @@ type checker struct {
 	b        *Bundle
 	ctx      context.Context
 	progress func(done, total int64)
-	buf      []byte
 	done     int64
 }
 
-// read returns n bytes from at, at most LeafBytes, valid until the next read.
-func (c *checker) read(at, n int64) ([]byte, error) {
+// listed returns the content of the section of leaves after checking it.
+func (c *checker) listed(s *Section) ([]byte, error) {
+	list := make([]byte, s.Length)
+	if err := readFull(c.b.name, c.b.r, s.Offset, list); err != nil {
+		return nil, err
+	}
+	c.done += s.Length
+	h := newLeafHash()
+	h.Write(list)
+	if root, _ := h.sums(); root != s.Root {
+		return nil, formats.Corrupt(c.b.name, "", s.Offset, "section %q: root is %s, the manifest says %s", s.Name, root, s.Root)
+	}
+	return list, nil
+}
+
+// section compares a section with the digests of its leaves, and these with
+// the root in the manifest.
+func (c *checker) section(s *Section, want []byte) error {
+	if root := Digest(sha256.Sum256(want)); root != s.Root {
+		return formats.Corrupt(c.b.name, "", s.Offset, "section %q: root of its digests in section %q is %s, the manifest says %s", s.Name, SectionLeaves, root, s.Root)
+	}
+	got, err := c.sums(s)
+	if err != nil || bytes.Equal(got, want) {
+		return err
+	}
+	i := 0
+	for got[i] == want[i] {
+		i++
+	}
+	i -= i % sha256.Size
+	at := int64(i/sha256.Size) * LeafBytes
+	return formats.Corrupt(c.b.name, "", s.Offset+at, "section %q: leaf at its byte %d has SHA-256 %x, section %q says %x",
+		s.Name, at, got[i:i+sha256.Size], SectionLeaves, want[i:i+sha256.Size])
+}
+
+// sums reads a section and returns the digests of its leaves.
+func (c *checker) sums(s *Section) ([]byte, error) {
+	leaves := leavesOf(s.Length)
+	out := make([]byte, leaves*sha256.Size)
+	workers := min(int64(runtime.GOMAXPROCS(0)), leaves)
+	ctx, stop := context.WithCancel(c.ctx)
+	defer stop()
+	read, errs := make(chan int64), make([]error, workers)
+	var next atomic.Int64
+	var all sync.WaitGroup
+	for w := range workers {
+		all.Go(func() {
+			buf := make([]byte, min(LeafBytes, s.Length))
+			for i := next.Add(1) - 1; i < leaves && errs[w] == nil; i = next.Add(1) - 1 {
+				part := buf[:min(LeafBytes, s.Length-i*LeafBytes)]
+				if errs[w] = errors.Join(ctx.Err(), readFull(c.b.name, c.b.r, s.Offset+i*LeafBytes, part)); errs[w] != nil {
+					stop()
+					return
+				}
+				sum := sha256.Sum256(part)
+				copy(out[i*sha256.Size:], sum[:])
+				read <- int64(len(part))
+			}
+		})
+	}
+	go func() { all.Wait(); close(read) }()
+	for n := range read {
+		c.done += n
+		c.progress(c.done, c.b.size)
+	}
 	if err := c.ctx.Err(); err != nil {
 		return nil, err
 	}
-	if err := readFull(c.b.name, c.b.r, at, c.buf[:n]); err != nil {
-		return nil, err
-	}
-	c.done += n
-	c.progress(c.done, c.b.size)
-	return c.buf[:n], nil
-}
-
-// section calls leaf for each leaf of s and compares the section's own digest.
-func (c *checker) section(s *Section, leaf func(at int64, part []byte, sum Digest) error) error {
-	whole := sha256.New()
-	for off := int64(0); off < s.Length; off += LeafBytes {
-		part, err := c.read(s.Offset+off, min(LeafBytes, s.Length-off))
-		if err != nil {
-			return err
-		}
-		var sum Digest
-		var both sync.WaitGroup
-		both.Go(func() { sum = sha256.Sum256(part) })
-		whole.Write(part)
-		both.Wait()
-		if err := leaf(s.Offset+off, part, sum); err != nil {
-			return err
+	for _, err := range errs {
+		if err != nil && !errors.Is(err, context.Canceled) {
+			return nil, err
 		}
 	}
-	if sum := Digest(whole.Sum(nil)); sum != s.SHA256 {
-		return formats.Corrupt(c.b.name, "", s.Offset, "section %q: SHA-256 is %s, the manifest says %s", s.Name, sum, s.SHA256)
-	}
-	return nil
+	return out, nil
 }
 
-// padding checks that the bytes from at to end, which are less than a leaf,
-// are zero.
+// padding checks that the bytes from at to end are zero: less than
+// SectionAlign of them.
 func (c *checker) padding(before string, at, end int64) error {
-	part, err := c.read(at, end-at)
-	if err != nil {
+	part := make([]byte, end-at)
+	if err := readFull(c.b.name, c.b.r, at, part); err != nil {
 		return err
 	}
+	c.done += end - at
 	if i := firstNonZero(part); i >= 0 {
 		return formats.Corrupt(c.b.name, "", at+int64(i), "padding after %s: byte %#02x, wanted zero", before, part[i])
 	}

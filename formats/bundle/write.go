@@ -2,7 +2,6 @@ package bundle
 
 import (
 	"bufio"
-	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
@@ -228,8 +227,8 @@ func (w *writer) section(name string, required bool, length int64, fill func(dst
 	if out.left != 0 {
 		return fmt.Errorf("section %q: %d bytes are missing", name, out.left)
 	}
-	sum, leaves := h.sums()
-	w.done = append(w.done, Section{Name: name, Required: required, Offset: w.at, Length: length, SHA256: sum})
+	root, leaves := h.sums()
+	w.done = append(w.done, Section{Name: name, Required: required, Offset: w.at, Length: length, Root: root})
 	w.leaves = append(w.leaves, leaves...)
 	w.at += length
 	return nil
@@ -254,21 +253,21 @@ func writeZeros(dst io.Writer, n int64) error {
 	return err
 }
 
-// leafHash hashes a section as a whole and by leaves. Both at once, on two
-// cores: they are most of what writing a bundle costs.
+// leafHash collects the digests of the leaves of what is written to it.
 type leafHash struct {
-	whole  hash.Hash
-	leaf   bytes.Buffer // of the unfinished leaf
+	leaf   hash.Hash
+	n      int // bytes in leaf
 	leaves []byte
 }
 
-func newLeafHash() *leafHash { return &leafHash{whole: sha256.New()} }
+func newLeafHash() *leafHash { return &leafHash{leaf: sha256.New()} }
 
 func (h *leafHash) Write(p []byte) (int, error) {
 	for rest := p; len(rest) > 0; {
-		n := min(len(rest), LeafBytes-h.leaf.Len())
-		h.leaf.Write(rest[:n])
-		if rest = rest[n:]; h.leaf.Len() == LeafBytes {
+		part := rest[:min(len(rest), LeafBytes-h.n)]
+		h.leaf.Write(part)
+		h.n += len(part)
+		if rest = rest[len(part):]; h.n == LeafBytes {
 			h.flush()
 		}
 	}
@@ -276,18 +275,15 @@ func (h *leafHash) Write(p []byte) (int, error) {
 }
 
 func (h *leafHash) flush() {
-	leaf := make(chan Digest)
-	go func() { leaf <- sha256.Sum256(h.leaf.Bytes()) }()
-	h.whole.Write(h.leaf.Bytes())
-	sum := <-leaf
-	h.leaves = append(h.leaves, sum[:]...)
+	h.leaves = h.leaf.Sum(h.leaves)
 	h.leaf.Reset()
+	h.n = 0
 }
 
-// sums returns the section's digest and the digests of its leaves.
-func (h *leafHash) sums() (Digest, []byte) {
-	if h.leaf.Len() > 0 {
+// sums returns the section's root and the digests of its leaves.
+func (h *leafHash) sums() (root Digest, leaves []byte) {
+	if h.n > 0 {
 		h.flush()
 	}
-	return Digest(h.whole.Sum(nil)), h.leaves
+	return sha256.Sum256(h.leaves), h.leaves
 }
