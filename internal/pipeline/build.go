@@ -39,7 +39,9 @@ type Config struct {
 	// Bare leaves out golden vectors and teacher: weights are streamed into
 	// the bundle, no stage is cached, and memory stays at a few panels.
 	Bare bool
-	Env  Env
+	// CalibrateFile holds the examples that training uses.
+	CalibrateFile string
+	Env           Env
 	// Progress is called with what is done of a stage; may be nil.
 	Progress func(stage string, done, total int64)
 }
@@ -77,6 +79,8 @@ type build struct {
 	plan    *convert.Plan
 	cache   *Cache
 	report  Report
+	// trainReport is what the training stage told, JSON; empty without one.
+	trainReport []byte
 }
 
 // Build makes a bundle of a checkpoint. A build that is killed leaves nothing
@@ -147,6 +151,14 @@ func (b *build) prepare() (err error) {
 			return err
 		}
 	}
+	if b.cfg.Recipe.QAT != nil {
+		if b.cfg.CalibrateFile == "" || b.cfg.Bare {
+			return fmt.Errorf("%w: training wants a file of examples; give --calibrate FILE", ErrUsage)
+		}
+		if b.cfg.Recipe.QAT.SHA256, err = fileDigest(b.ctx, b.cfg.CalibrateFile); err != nil {
+			return err
+		}
+	}
 	g := b.source.Graph()
 	if b.recipe, b.formats, err = b.cfg.Recipe.resolve(g); err != nil {
 		return err
@@ -170,15 +182,23 @@ func (b *build) cached() (err error) {
 		return err
 	}
 	var packed, golden string
-	if err := b.timed("pack", func() error { packed, err = b.pack(); return err }); err != nil {
+	step, pack := "pack", b.pack
+	if b.recipe.QAT != nil {
+		step, pack = "qat", b.trained
+	}
+	if err := b.timed(step, func() error { packed, err = pack(); return err }); err != nil {
 		return err
 	}
-	weights, unmap, err := mapFile(packed, b.plan.Bytes)
+	weights, unmap, err := mapFile(packed)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, unmap()) }()
-	if err := b.timed("golden", func() error { golden, err = b.golden(packed, weights); return err }); err != nil {
+	if int64(len(weights)) < b.plan.Bytes {
+		return fmt.Errorf("cache: %s has %d bytes, wanted at least %d", packed, len(weights), b.plan.Bytes)
+	}
+	weights, b.trainReport = weights[:b.plan.Bytes], weights[b.plan.Bytes:]
+	if err := b.timed("golden", func() error { golden, err = b.golden(weights); return err }); err != nil {
 		return err
 	}
 	vectors, err := os.ReadFile(golden)
@@ -313,20 +333,13 @@ func (b *build) finish() (err error) {
 	return WriteFile(b.cfg.Output+".report.json", append(report, '\n'), 0o644)
 }
 
-// mapFile maps a file of the cache, which must have the given size.
-func mapFile(path string, size int64) (data []byte, unmap func() error, err error) {
+// mapFile maps a file of the cache.
+func mapFile(path string) (data []byte, unmap func() error, err error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, nil, err
 	}
-	st, err := f.Stat()
-	if err == nil && st.Size() != size {
-		err = fmt.Errorf("cache: %s has %d bytes, wanted %d", path, st.Size(), size)
-	}
-	if err != nil {
-		return nil, nil, errors.Join(err, f.Close())
-	}
-	m, err := mmap.MapRegion(f, int(size), mmap.RDONLY, 0, 0)
+	m, err := mmap.Map(f, mmap.RDONLY, 0)
 	if err != nil {
 		return nil, nil, errors.Join(err, f.Close())
 	}

@@ -98,6 +98,10 @@ func lock(ctx context.Context, path string, wait func()) (unlock func(), err err
 	}
 }
 
+// Path is the place of a file in the cache that is no entry, such as the state
+// of an unfinished stage.
+func (c *Cache) Path(name string) string { return filepath.Join(c.dir, name) }
+
 // Close releases the lock.
 func (c *Cache) Close() { c.unlock() }
 

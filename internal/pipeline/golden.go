@@ -24,7 +24,7 @@ import (
 
 // golden makes the golden vectors with the runtime, from the packed weights,
 // and returns the cached file of the section's bytes.
-func (b *build) golden(packed string, weights []byte) (string, error) {
+func (b *build) golden(weights []byte) (string, error) {
 	key, err := Key("golden", goldenVersion, struct {
 		Sources []convert.FileDigest
 		Recipe  Recipe

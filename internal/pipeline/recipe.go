@@ -38,6 +38,8 @@ type Recipe struct {
 	Context int    `json:"context" yaml:"context"`
 	Seed    uint64 `json:"seed" yaml:"seed"`
 	Golden  Golden `json:"golden" yaml:"golden"`
+	// QAT is how the weights are trained; nil: they are rounded as they are.
+	QAT *Training `json:"qat,omitempty" yaml:"qat,omitempty"`
 }
 
 // Golden says what the golden vectors of a bundle are.

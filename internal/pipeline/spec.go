@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -65,7 +66,11 @@ func (b *build) stageReports() ([]bundle.StageReport, error) {
 	if err != nil {
 		return nil, fmt.Errorf("report: %w", err)
 	}
-	return []bundle.StageReport{{Stage: "pack", Version: fmt.Sprint(packVersion), Report: report}}, nil
+	out := []bundle.StageReport{{Stage: "pack", Version: fmt.Sprint(packVersion), Report: report}}
+	if len(b.trainReport) > 0 {
+		out = append(out, bundle.StageReport{Stage: "qat", Version: fmt.Sprint(qatVersion), Report: bytes.Clone(b.trainReport)})
+	}
+	return out, nil
 }
 
 // memoryFormula is the line through the memory that sessions take, from no

@@ -1,0 +1,136 @@
+package pipeline
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+
+	"slmc/calibrate"
+	"slmc/convert"
+	"slmc/internal/exec"
+	"slmc/qat"
+	slmrt "slmc/runtime"
+)
+
+// qatVersion is the version of the qat stage.
+const qatVersion = 1
+
+// stateEvery is the number of steps between two states of a training run.
+const stateEvery = 25
+
+// Training is the training part of a recipe.
+type Training struct {
+	qat.Config `yaml:",inline"`
+	// SHA256 is the digest of the file of examples; Fields where a row has
+	// them.
+	SHA256 string `json:"sha256" yaml:"sha256"`
+	Fields Fields `json:"fields" yaml:"fields"`
+}
+
+// trained is the qat stage: weights trained through their rounding, packed. It
+// takes the place of pack.
+func (b *build) trained() (string, error) {
+	key, err := Key("qat", qatVersion, struct {
+		Sources []convert.FileDigest
+		Formats any
+		KV      string
+		QAT     *Training
+	}{b.digests, b.recipe.Formats, b.recipe.KV, b.recipe.QAT})
+	if err != nil {
+		return "", err
+	}
+	return b.stage("qat", key, func(path string) error { return b.train(path, b.cache.Path(key+".state")) })
+}
+
+func (b *build) train(path, state string) (err error) {
+	seqs, err := b.examples()
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if err := f.Truncate(b.plan.Bytes); err != nil {
+		return err
+	}
+	pool := exec.NewPool(b.cfg.Env.Threads)
+	defer pool.Close()
+	report, err := qat.EndToEnd(b.ctx, qat.Run{
+		Teacher: b.source.Checkpoint.Model, Formats: b.formats, KV8: exec.KVFormat(b.recipe.KV) == exec.KV8,
+		Scales: calibrate.RTN{Kernel: b.kernel}.Scales, Seqs: seqs, Config: b.recipe.QAT.Config,
+		Kernel: b.kernel, Pool: pool, State: state, Every: stateEvery, Log: b.log,
+		Progress: b.trainProgress,
+	}, b.sink(f))
+	if err != nil {
+		return err
+	}
+	// The report follows the weights: it must be there when the stage's result
+	// comes from the cache.
+	data, err := json.Marshal(report)
+	if err != nil {
+		return err
+	}
+	if _, err := f.WriteAt(data, b.plan.Bytes); err != nil {
+		return err
+	}
+	return ignoreMissing(os.Remove(state))
+}
+
+// examples reads the training file and checks it against the recipe.
+func (b *build) examples() ([][]int32, error) {
+	rows, err := ReadRows(b.cfg.CalibrateFile, b.recipe.QAT.Fields)
+	if err != nil {
+		return nil, err
+	}
+	text := b.source.text
+	m := &slmrt.Model{Graph: b.source.Graph(), Tokenizer: text.Tokenizer, Template: text.Template, Special: text.Special, BOS: text.BOS}
+	seqs, cut, err := Sequences(m, rows, b.recipe.Context)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", b.cfg.CalibrateFile, err)
+	}
+	tokens := 0
+	for _, s := range seqs {
+		tokens += len(s)
+	}
+	if tokens < b.recipe.Context {
+		return nil, fmt.Errorf("%w: %s has %d tokens, less than one context of %d: too little to calibrate on", ErrUsage, b.cfg.CalibrateFile, tokens, b.recipe.Context)
+	}
+	b.log.Info("examples", "sequences", len(seqs), "tokens", tokens, "cut to the context", cut)
+	return seqs, nil
+}
+
+func (b *build) trainProgress(p qat.Progress) {
+	b.cfg.Progress("qat", int64(p.Step), int64(p.Steps))
+	if p.Step%stateEvery == 0 || p.Step == p.Steps {
+		rate := float64(p.Tokens) / p.Elapsed.Seconds()
+		b.log.Info("training", "step", p.Step, "of", p.Steps, "kl", fmt.Sprintf("%.4f", p.Loss), "tokens/s", int(rate))
+	}
+}
+
+// sink packs trained weights at the places of the plan.
+func (b *build) sink(w io.WriterAt) qat.Sink {
+	g := b.source.Graph()
+	return qat.Sink{
+		Rows: func(weight, first int, rows [][]byte) error {
+			s, cols := b.plan.Stored[weight], g.Weights[weight].Shape[1]
+			panel := make([]byte, s.Format.PanelBytes(cols))
+			s.Format.Pack(panel, rows, cols)
+			_, err := w.WriteAt(panel, s.Offset+int64(first/16*len(panel)))
+			return err
+		},
+		Vector: func(weight int, v []float32) error {
+			data := make([]byte, 4*len(v))
+			for i, x := range v {
+				binary.LittleEndian.PutUint32(data[4*i:], math.Float32bits(x))
+			}
+			_, err := w.WriteAt(data, b.plan.Stored[weight].Offset)
+			return err
+		},
+	}
+}
