@@ -72,15 +72,15 @@ type Progress struct {
 type Report struct {
 	Steps     int     `json:"steps"`
 	Tokens    int     `json:"tokens"`
-	FirstLoss float64 `json:"first_loss"` // mean of the first steps
+	FirstLoss float64 `json:"first_loss"` // of the first step, before anything was learned
 	LastLoss  float64 `json:"last_loss"`  // mean of the last steps
 }
 
-// lossWindow is the number of steps that FirstLoss and LastLoss average.
+// lossWindow is the number of steps that LastLoss averages.
 const lossWindow = 20
 
-// diverged is how far beyond the mean of the first steps a loss may rise.
-const diverged = 8
+// diverged is how far beyond the first loss a loss may rise.
+const diverged = 4
 
 // trainer is one run.
 type trainer struct {
@@ -259,10 +259,10 @@ func (t *trainer) watch(loss float64) error {
 	if math.IsNaN(loss) || math.IsInf(loss, 0) {
 		return fmt.Errorf("%w: the loss of step %d is %g; lower the learning rate", ErrDiverged, t.step, loss)
 	}
-	if t.step < lossWindow {
-		t.report.FirstLoss += loss / float64(min(lossWindow, len(t.batches)))
-	} else if loss > diverged*t.report.FirstLoss {
-		return fmt.Errorf("%w: the loss of step %d is %.4f, the first steps had %.4f; lower the learning rate", ErrDiverged, t.step, loss, t.report.FirstLoss)
+	if t.step == 0 {
+		t.report.FirstLoss = loss
+	} else if loss > diverged*t.report.FirstLoss+diverged {
+		return fmt.Errorf("%w: the loss of step %d is %.4f, the first had %.4f; lower the learning rate", ErrDiverged, t.step, loss, t.report.FirstLoss)
 	}
 	t.recent = append(t.recent, loss)
 	t.recent = t.recent[max(0, len(t.recent)-lossWindow):]

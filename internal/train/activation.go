@@ -2,11 +2,17 @@ package train
 
 import "slmc/internal/kernel"
 
-// siluSlope returns x*sigmoid(x) and its derivative, sigmoid(x)*(1 +
-// x*(1-sigmoid(x))).
-func siluSlope(x float32) (y, dy float32) {
-	s := 1 / float32(1+kernel.Exp(-x))
-	return float32(x * s), float32(s * float32(1+float32(x*float32(1-s))))
+// siluSlopes writes the derivative of y = x*s, s = 1/(1+exp(-x)), for each x:
+// s + y*(1-s). The sigmoid comes from y/x, so no exponential is computed again.
+func siluSlopes(dst, x, y []float32) {
+	const small = 1e-6 // below it y/x has no digits left, and s is 1/2
+	for i, v := range x {
+		s := float32(0.5)
+		if v > small || v < -small {
+			s = y[i] / v
+		}
+		dst[i] = s + float32(y[i]*float32(1-s))
+	}
 }
 
 // Constants of the tanh form of GELU (arXiv 1606.08415, section 2).
@@ -15,13 +21,13 @@ const (
 	geluB = 0.044715
 )
 
-// geluSlope returns x/2*(1+tanh(u)), u = geluA*(x + geluB*x^3), and its
-// derivative.
-func geluSlope(x float32) (y, dy float32) {
-	x2 := float32(x * x)
-	u := float32(geluA * float32(x*float32(1+float32(geluB*x2))))
-	th := kernel.Tanh(u)
-	du := float32(geluA * float32(1+float32(3*geluB*x2)))
-	half := float32(0.5 * float32(1+th))
-	return float32(x * half), half + float32(float32(0.5*x)*float32(float32(1-float32(th*th))*du))
+// geluSlopes writes the derivative of x/2*(1+tanh(u)), u = geluA*(x +
+// geluB*x^3), for each x.
+func geluSlopes(dst, x, _ []float32) {
+	for i, v := range x {
+		x2 := float32(v * v)
+		th := kernel.Tanh(float32(geluA * float32(v*float32(1+float32(geluB*x2)))))
+		du := float32(geluA * float32(1+float32(3*geluB*x2)))
+		dst[i] = float32(0.5*float32(1+th)) + float32(float32(0.5*v)*float32(float32(1-float32(th*th))*du))
+	}
 }

@@ -36,13 +36,16 @@ func CrossEntropy(f *kernel.Funcs, seed, z *tensor.Mat, want []int32) (sum float
 // temperature 1). All slices have V elements; n is the number of positions that
 // the loss averages over.
 func DistillRow(f *kernel.Funcs, seed, z, teacher, scratch []float32, n float32) float64 {
-	lse, tl := f.LogSumExp(z, scratch), f.LogSumExp(teacher, scratch)
+	copy(scratch, teacher)
+	copy(seed, z)
+	tm, zm := teacher[kernel.ArgMax(teacher)], z[kernel.ArgMax(z)]
+	ts, zs := f.Softmax(scratch, 0), f.Softmax(seed, 0)
+	tl, zl := tm+kernel.Log(ts), zm+kernel.Log(zs)
 	kl := 0.0
 	for i, x := range z {
-		lp, lq := teacher[i]-tl, x-lse
-		p := kernel.Exp(lp)
-		kl += float64(float64(p) * float64(lp-lq))
-		seed[i] = float32(kernel.Exp(lq)-p) / n
+		p := scratch[i] / ts
+		kl += float64(float64(p) * float64((teacher[i]-tl)-(x-zl)))
+		seed[i] = float32(seed[i]/zs-p) / n
 	}
 	return kl
 }

@@ -174,25 +174,33 @@ func (t *Tape) rotate(x *tensor.Mat, rope, headDim int, back bool) {
 // Gate implements exec.Ops.
 func (t *Tape) Gate(act model.Activation, gate, up *tensor.Mat) *tensor.Mat {
 	y := t.mat(gate.R, gate.C)
-	mul, slope := t.f.SiluMul, siluSlope
+	mul, slopes := t.f.SiluMul, siluSlopes
 	if act == model.GELUTanh {
-		mul, slope = t.f.GeluMul, geluSlope
+		mul, slopes = t.f.GeluMul, geluSlopes
 	}
+	ones := t.pool.take(gate.C)
+	for i := range ones {
+		ones[i] = 1
+	}
+	a := t.mat(gate.R, gate.C) // act(gate)
 	t.split(y.R, 4, func(lo, hi int) {
 		for r := lo; r < hi; r++ {
-			mul(y.Row(r), gate.Row(r), up.Row(r))
+			mul(a.Row(r), gate.Row(r), ones)
+			for i, u := range up.Row(r) {
+				y.Row(r)[i] = a.Row(r)[i] * u
+			}
 		}
 	})
 	t.then(func() {
 		dy, dg, du := t.grad(y), t.grad(gate), t.grad(up)
 		t.split(y.R, 4, func(lo, hi int) {
+			slope := make([]float32, gate.C)
 			for r := lo; r < hi; r++ {
-				d, g, u := dy.Row(r), gate.Row(r), up.Row(r)
-				a, b := dg.Row(r), du.Row(r)
+				slopes(slope, gate.Row(r), a.Row(r))
+				d, u, f, to, tu := dy.Row(r), up.Row(r), a.Row(r), dg.Row(r), du.Row(r)
 				for i, v := range d {
-					f, df := slope(g[i])
-					a[i] += float32(float32(v*u[i]) * df)
-					b[i] += float32(v * f)
+					to[i] += float32(float32(v*u[i]) * slope[i])
+					tu[i] += float32(v * f[i])
 				}
 			}
 		})
