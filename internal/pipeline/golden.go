@@ -219,15 +219,19 @@ func teacherSteps(ctx context.Context, s *slmrt.Session, f *kernel.Funcs, p *bun
 	err := s.Logits(ctx, ids, func(i int, z []float32) error {
 		scratch = slices.Grow(scratch[:0], len(z))[:len(z)]
 		lse := f.LogSumExp(z, scratch)
-		step := bundle.TeacherStep{NLL: max(0, lse-z[follow[i]])}
+		step := bundle.TeacherStep{NLL: short(max(0, lse-z[follow[i]]))}
 		for _, id := range largest(z, 5) {
-			step.Top = append(step.Top, bundle.TokenLogProb{ID: id, LogProb: min(0, z[id]-lse)})
+			step.Top = append(step.Top, bundle.TokenLogProb{ID: id, LogProb: short(min(0, z[id]-lse))})
 		}
 		out = append(out, step)
 		return nil
 	})
 	return out, err
 }
+
+// short rounds nats to four decimals: the teacher's view is for people, and the
+// section is text.
+func short(x float32) float32 { return float32(math.RoundToEven(float64(x)*1e4) / 1e4) }
 
 // largest returns the indices of the n largest elements, the first of equals
 // before the others.

@@ -64,7 +64,7 @@ func DefaultRecipe(weights, embeddings string) (Recipe, error) {
 	}
 	return Recipe{
 		Version: 1, Formats: f, KV: string(defaultKV(weights)), Seed: 1,
-		Golden: Golden{Prompts: 8, PromptTokens: 24, Greedy: 32},
+		Golden: Golden{Prompts: 8, PromptTokens: 20, Greedy: 32},
 	}, nil
 }
 

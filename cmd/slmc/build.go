@@ -1,0 +1,209 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"text/tabwriter"
+
+	"github.com/urfave/cli/v2"
+
+	"slmc/internal/pipeline"
+	"slmc/qat"
+	slmrt "slmc/runtime"
+)
+
+// buildFlags are those of build and quantize.
+func buildFlags(weights string) []cli.Flag {
+	return join([]cli.Flag{
+		outputFlag("FILE.slmb"),
+		&cli.StringFlag{Name: "weights", Value: weights, Usage: "number `FORMAT` of the matrices: w8, w4, w2, f16, bf16, f32; a GroupSize may follow: w2g128"},
+		&cli.StringFlag{Name: "embeddings", DefaultText: "w8 for w8, w4 for w4 and w2, else that of --weights", Usage: "number `FORMAT` of embedding and head"},
+		&cli.StringFlag{Name: "kv", DefaultText: "kv8 for w2 and w4, else f16", Usage: "cache `FORMAT`: kv8 or f16"},
+		&cli.IntFlag{Name: "context", DefaultText: fmt.Sprintf("the model's, at most %d", pipeline.DefaultContext), Usage: "hold `N` positions"},
+		&cli.StringFlag{Name: "recipe", Usage: "take all of these settings from `FILE.yaml`; flags given beside it win"},
+		&cli.IntFlag{Name: "threads", DefaultText: "all CPUs", Usage: "use `N` threads; never changes a byte"},
+		&cli.StringFlag{Name: "kernel", Usage: "force the kernels `NAME`; never changes a byte"},
+		seedFlag(), dryRunFlag(), jsonFlag(),
+	}, sourceFlags())
+}
+
+func buildCommand() *cli.Command {
+	return command(&cli.Command{
+		Name:  "build",
+		Usage: "make a bundle of a checkpoint, with golden vectors",
+		Description: "Rounds the weights, packs them for the kernels, lets the result answer golden prompts\n" +
+			"and the float model judge them, and writes one file. Finished stages are cached, so a\n" +
+			"build that was stopped resumes; the same source, settings and seed give the same bytes.\n" +
+			"Beside FILE.slmb it writes FILE.slmb.recipe.yaml and FILE.slmb.report.json.",
+		Flags: join(buildFlags("w8"), []cli.Flag{
+			&cli.StringFlag{Name: "calibrate", Usage: "train on the examples in `FILE`: text, or JSONL rows put through the chat template"},
+			&cli.BoolFlag{Name: "qat", Usage: "train the weights through their rounding, against the float model"},
+			&cli.Float64Flag{Name: "epochs", Usage: "pass over the examples `N` times"},
+			&cli.Float64Flag{Name: "lr", Usage: "learning `RATE` of weights"},
+			&cli.Float64Flag{Name: "scale-lr", Usage: "learning `RATE` of scales"},
+			&cli.StringFlag{Name: "prompt-field", Usage: "rows hold the prompt in `NAME` (default: query, else prompt)"},
+			&cli.StringFlag{Name: "answer-field", Usage: "rows hold the answer in `NAME` (default: call, else answer)"},
+			&cli.StringFlag{Name: "golden", Usage: "take the golden prompts from `FILE`, one a line or JSONL with text or query"},
+			&cli.StringFlag{Name: "cache", DefaultText: "slmc in the user's cache", Usage: "keep finished stages in `DIR`"},
+			&cli.BoolFlag{Name: "verify", Usage: "verify the bundle when it is written"},
+		}),
+		Action: func(c *cli.Context) error { return runBuild(c, false) },
+	}, "slmc build testdata/assistant-tiny -o assistant.slmb --verify", "SOURCE")
+}
+
+func quantizeCommand() *cli.Command {
+	return command(&cli.Command{
+		Name:  "quantize",
+		Usage: "make a bundle quickly, without golden vectors",
+		Description: "Streams the weights from the checkpoint into the bundle: little memory, no cache, no\n" +
+			"golden vectors, so only verify --quick can check it. Use build for what you ship.",
+		Flags:  buildFlags("w8"),
+		Action: runQuantize,
+	}, "slmc quantize testdata/assistant-tiny -o assistant.slmb --weights w4", "SOURCE")
+}
+
+// runQuantize is build without golden vectors.
+func runQuantize(c *cli.Context) error { return runBuild(c, true) }
+
+func runBuild(c *cli.Context, bare bool) error {
+	recipe, err := recipeOf(c)
+	if err != nil {
+		return err
+	}
+	compute, err := computeOptions(c)
+	if err != nil {
+		return err
+	}
+	cfg := pipeline.Config{
+		Source: c.Args().First(), Output: c.String("output"), Recipe: recipe,
+		GoldenFile: c.String("golden"), CalibrateFile: c.String("calibrate"), Bare: bare, Env: env(c),
+	}
+	if !bare {
+		if cfg.Env.CacheDir, err = cacheDir(c.String("cache")); err != nil {
+			return err
+		}
+	}
+	if c.Bool("dry-run") {
+		p, err := pipeline.Preview(c.Context, cfg, logger(c))
+		if err != nil {
+			return err
+		}
+		return printPreview(c, p)
+	}
+	bars := newBars(c)
+	cfg.Progress = bars.set
+	report, err := pipeline.Build(c.Context, cfg, logger(c))
+	bars.finish()
+	if err != nil {
+		return err
+	}
+	if c.Bool("verify") {
+		v, err := verifyPath(c, cfg.Output, slmrt.VerifyOptions{Session: compute})
+		if err != nil {
+			return fmt.Errorf("verify: %w", err)
+		}
+		report.LogitsDigest = v.LogitsDigest
+	}
+	if c.Bool("json") {
+		return printJSON(c, report)
+	}
+	return printReport(c, report)
+}
+
+// recipeOf is the recipe file's with the flags that were given, or the preset
+// that the flags name.
+func recipeOf(c *cli.Context) (pipeline.Recipe, error) {
+	r, err := pipeline.DefaultRecipe(c.String("weights"), c.String("embeddings"))
+	if err != nil {
+		return r, err
+	}
+	file := c.String("recipe")
+	if file != "" {
+		given, err := pipeline.ReadRecipe(file)
+		if err != nil {
+			return r, err
+		}
+		if c.IsSet("weights") || c.IsSet("embeddings") {
+			given.Formats = r.Formats
+		}
+		r = given
+	}
+	if c.IsSet("kv") {
+		r.KV = c.String("kv")
+	}
+	if file == "" || c.IsSet("context") {
+		r.Context = c.Int("context")
+	}
+	if file == "" || c.IsSet("seed") {
+		r.Seed = c.Uint64("seed")
+	}
+	return withTraining(c, r), nil
+}
+
+// withTraining adds what the training flags say.
+func withTraining(c *cli.Context, r pipeline.Recipe) pipeline.Recipe {
+	if c.Bool("qat") && r.QAT == nil {
+		r.QAT = &pipeline.Training{Config: qat.DefaultConfig()}
+		r.QAT.Seed = r.Seed
+	}
+	if r.QAT == nil {
+		return r
+	}
+	t := *r.QAT
+	if c.IsSet("epochs") {
+		t.Epochs = c.Float64("epochs")
+	}
+	if c.IsSet("lr") {
+		t.LR = c.Float64("lr")
+	}
+	if c.IsSet("scale-lr") {
+		t.ScaleLR = c.Float64("scale-lr")
+	}
+	if c.IsSet("prompt-field") || c.IsSet("answer-field") {
+		t.Fields = pipeline.Fields{Prompt: c.String("prompt-field"), Answer: c.String("answer-field")}
+	}
+	r.QAT = &t
+	return r
+}
+
+// cacheDir is where stages are kept: the flag, or the user's cache folder.
+func cacheDir(flag string) (string, error) {
+	if flag != "" {
+		return flag, nil
+	}
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("no cache folder: %w; give one with --cache", err)
+	}
+	return filepath.Join(dir, "slmc"), nil
+}
+
+func printReport(c *cli.Context, r pipeline.Report) error {
+	w := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(w, "wrote\t%s\n", r.Output)
+	fmt.Fprintf(w, "digest\t%s\n", r.Digest)
+	fmt.Fprintf(w, "size\t%s, %.2f bits per weight in the weights, %.2f in the whole file\n", megabytes(r.FileBytes), r.BPW, r.FileBPW)
+	fmt.Fprintf(w, "model\t%s, %d parameters\n", r.Arch, r.Parameters)
+	fmt.Fprintf(w, "memory\t%s beside the file for %d positions; cache %d bytes a token\n", megabytes(r.MemoryBytes), r.Context, r.KVPerToken)
+	if r.LogitsDigest != "" {
+		fmt.Fprintf(w, "verified\tlogits %s\n", r.LogitsDigest)
+	}
+	return w.Flush()
+}
+
+func printPreview(c *cli.Context, p pipeline.PreviewReport) error {
+	if c.Bool("json") {
+		return printJSON(c, p)
+	}
+	w := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(w, "would write\t%s\n", p.Output)
+	fmt.Fprintf(w, "model\t%s, %d parameters, %d positions\n", p.Arch, p.Parameters, p.Context)
+	fmt.Fprintf(w, "weights\t%s, %.3f bits per weight\n", megabytes(p.WeightBytes), p.BPW)
+	for _, f := range p.Formats {
+		fmt.Fprintf(w, "  %s\t%d weights, %s\n", f.Format, f.Weights, megabytes(f.Bytes))
+	}
+	fmt.Fprintf(w, "memory to build\t%s\n", megabytes(p.BuildMemory))
+	fmt.Fprintf(w, "memory to run\t%s beside the file; cache %d bytes a token\n", megabytes(p.RunMemory), p.KVPerToken)
+	return w.Flush()
+}
