@@ -58,7 +58,7 @@ func parseBytes(content []byte) (*Bundle, error) {
 // TestForgedManifest breaks one promise at a time.
 func TestForgedManifest(t *testing.T) {
 	d := tinyDims
-	d.blocks = 2
+	d.blocks = 4
 	_, content := writeTiny(t, tinySpec(t, d))
 	for _, c := range []struct {
 		name   string
@@ -130,6 +130,7 @@ func TestForgedManifest(t *testing.T) {
 			b := &m.Graph.Blocks[0]
 			b.KVFrom, b.K, b.V = 1, m.Graph.Blocks[1].K, m.Graph.Blocks[1].V
 		}, "kv_from", nil},
+		{"taker of a taker", func(m *Manifest) { m.Graph.Blocks[3].KVFrom = 1 }, "computes no keys", nil},
 		{"taker of nothing", func(m *Manifest) { m.Graph.Blocks[1].KVFrom = -1 }, "kv_from", nil},
 		{"taker's rope", func(m *Manifest) { m.Graph.Blocks[1].Rope = model.None }, "rope", nil},
 		{"taker's window", func(m *Manifest) { m.Graph.Blocks[0].Window = 4 }, "window", nil},

@@ -211,6 +211,27 @@ func TestUnpackSignature(t *testing.T) {
 	}
 }
 
+// TestUnpackChecks packs a bundle whose weights are damaged: the stream is
+// sound, the bundle in it is not.
+func TestUnpackChecks(t *testing.T) {
+	src, content := writeTiny(t, tinySpec(t, tinyDims))
+	content[SectionAlign] ^= 1
+	if err := os.WriteFile(src, content, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := Pack(context.Background(), src, src+".zst", nil); err != nil {
+		t.Fatal(err)
+	}
+	dst := filepath.Join(t.TempDir(), "y.slmb")
+	err := Unpack(context.Background(), src+".zst", dst, Options{}, nil)
+	if !errors.Is(err, formats.ErrCorrupt) || !strings.Contains(err.Error(), `section "weights"`) {
+		t.Errorf("error %v", err)
+	}
+	if _, err := os.Stat(dst); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a file is left: %v", err)
+	}
+}
+
 func TestPackCancelled(t *testing.T) {
 	src, _ := writeTiny(t, tinySpec(t, tinyDims))
 	ctx, cancel := context.WithCancel(context.Background())
