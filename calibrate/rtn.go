@@ -3,9 +3,11 @@
 package calibrate
 
 import (
+	"context"
 	"fmt"
 	"math"
 
+	"slmc/internal/exec"
 	"slmc/internal/kernel"
 	"slmc/quant"
 	"slmc/tensor"
@@ -72,4 +74,25 @@ func clipSearch(f quant.Searched, group []float32, m float32) tensor.Half {
 		}
 	}
 	return best
+}
+
+// Name implements Algorithm.
+func (RTN) Name() string { return "rtn" }
+
+// Needs implements Algorithm.
+func (RTN) Needs() Needs { return Nothing }
+
+// Encode implements Algorithm.
+func (a RTN) Encode(ctx context.Context, p *exec.Pool, m Matrix) ([]byte, error) {
+	if err := m.check(Nothing); err != nil {
+		return nil, err
+	}
+	return m.eachRow(ctx, p, func() func([]tensor.Half, []float32) error {
+		return func(dst []tensor.Half, row []float32) error {
+			if m.Format.Group() == 0 {
+				return nil
+			}
+			return a.Scales(dst, m.Format, row)
+		}
+	})
 }
