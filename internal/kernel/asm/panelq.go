@@ -272,8 +272,9 @@ func (b *quant) whole(n int, count GP) {
 }
 
 // prefetch is how far ahead of the codes a single token's pass asks for
-// memory, in bytes.
-const prefetch = 2048
+// memory, in bytes: of 0, 1, 2 and 4 KiB, and into either cache, the best for
+// W2 and never the worst for W8 and W4 (bench/kernels.md).
+const prefetch = 4096
 
 // start sets the dots to meta's -zero*sum, or to 0 where finish adds it.
 func (b *quant) start() {
