@@ -178,6 +178,9 @@ func (e *ggufExport) tensors() error {
 
 func (e *ggufExport) add(i int, name string) (err error) {
 	w := e.m.Weights[i]
+	if err := gguf.CheckTensor(e.arch, name); err != nil {
+		return formats.Unsupported("", name, -1, "export to GGUF: %v", err)
+	}
 	t := gguf.Tensor{Name: name, Shape: w.Shape, Type: gguf.F32, Read: func(off int, dst []float32) error { return e.m.Values.Read(i, off, dst) }}
 	if w.Role.Matrix() {
 		if t.Type, err = e.typeOf(name, w); err != nil {

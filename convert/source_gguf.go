@@ -264,16 +264,17 @@ func (r *ggufReader) attnScale(layers27B int) {
 func (r *ggufReader) gemma2() {
 	r.attnScale(46)
 	r.count("attention.sliding_window", "sliding_window", false)
+	r.pattern()
 	r.number("attn_logit_softcapping", "attn_logit_softcapping")
 	r.number("final_logit_softcapping", "final_logit_softcapping")
 }
 
 func (r *ggufReader) gemma3() {
 	r.attnScale(62)
-	if r.count("attention.sliding_window", "sliding_window", false) == 0 {
-		r.out["sliding_window"] = nil
-	}
 	r.pattern()
+	if r.count("attention.sliding_window", "sliding_window", false) == 0 {
+		r.out["sliding_window_pattern"] = json.Number("1") // no layer is windowed
+	}
 	r.number("rope.freq_base_swa", "rope_local_base_freq")
 	r.number("final_logit_softcapping", "final_logit_softcapping")
 	if _, ok := r.out["final_logit_softcapping"]; !ok {

@@ -89,13 +89,20 @@ type archRule struct {
 	gemma   bool
 	square  bool // q has as many rows as columns: H*E = D
 	pattern int  // sliding layers: all but every pattern-th
+	tied    bool // the output is the embedding, whatever the file holds
+	biases  string
 }
 
+const (
+	qkvBiases = "attn_q attn_k attn_v"
+	allBiases = qkvBiases + " attn_output ffn_gate ffn_up ffn_down"
+)
+
 var archRules = []archRule{
-	{name: "llama", rotKey: true},
-	{name: "qwen2", square: true},
+	{name: "llama", rotKey: true, biases: allBiases},
+	{name: "qwen2", square: true, biases: qkvBiases},
 	{name: "qwen3"},
-	{name: "gemma2", gemma: true, pattern: 2},
+	{name: "gemma2", gemma: true, pattern: 2, tied: true},
 	{name: "gemma3", gemma: true, pattern: 6},
 }
 
@@ -172,6 +179,24 @@ func (p ArchParams) KVs() ([]KV, error) {
 		kvs = append(kvs, KV{"general.quantization_version", uint32(2)})
 	}
 	return kvs, nil
+}
+
+// CheckTensor reports a tensor for which llama.cpp's graph of an architecture
+// has no place, so that it would not load the file.
+func CheckTensor(arch, name string) error {
+	i := slices.IndexFunc(archRules, func(r archRule) bool { return r.name == arch })
+	if i < 0 {
+		return fmt.Errorf("gguf: architecture %q can't be written", arch)
+	}
+	r := archRules[i]
+	part, isBias := strings.CutSuffix(name, ".bias")
+	if isBias && !slices.Contains(strings.Fields(r.biases), part[strings.LastIndexByte(part, '.')+1:]) {
+		return fmt.Errorf("gguf: architecture %q: %s, llama.cpp has no such bias here", arch, name)
+	}
+	if r.tied && name == "output.weight" {
+		return fmt.Errorf("gguf: architecture %q: a head of its own, llama.cpp takes the embedding here", arch)
+	}
+	return nil
 }
 
 // slides reports whether any layer has a window. llama.cpp aborts on a window

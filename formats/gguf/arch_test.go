@@ -133,6 +133,21 @@ func TestArchRefuses(t *testing.T) {
 	}
 }
 
+func TestCheckTensor(t *testing.T) {
+	for _, c := range []struct {
+		arch, name string
+		ok         bool
+	}{
+		{"llama", "blk.0.ffn_down.bias", true}, {"qwen2", "blk.3.attn_q.bias", true}, {"qwen2", "blk.3.attn_output.bias", false},
+		{"qwen3", "blk.0.attn_k.bias", false}, {"gemma3", "output.weight", true}, {"gemma2", "output.weight", false},
+		{"gemma2", "blk.0.attn_q.weight", true}, {"mamba", "output.weight", false},
+	} {
+		if err := CheckTensor(c.arch, c.name); (err == nil) != c.ok {
+			t.Errorf("%s %s: %v", c.arch, c.name, err)
+		}
+	}
+}
+
 // Llama 3.2 1B: base 500000, head size 64, factor 32, low 1, high 4, context
 // 8192. The first frequencies stay, the last are divided by 32.
 func TestRopeFactors(t *testing.T) {

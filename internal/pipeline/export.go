@@ -29,6 +29,7 @@ type ExportOptions struct {
 	// Fallback is the float type of matrices whose rows are not whole blocks of
 	// their type; "" refuses them by name.
 	Fallback string
+	DryRun   bool // stop when everything is decided; the report lacks what is measured
 }
 
 // ExportTypes lists the types that an export writes.
@@ -88,6 +89,11 @@ func Export(ctx context.Context, o *Opened, output string, opts ExportOptions, l
 	if err != nil {
 		return ExportReport{}, err
 	}
+	e.report.FileBytes = size
+	e.report.FileBPW = 8 * float64(size) / float64(e.report.Parameters)
+	if opts.DryRun {
+		return e.report, nil
+	}
 	err = replaceFile(output, func(f *os.File) error {
 		sum := sha256.New()
 		w := &countingWriter{w: io.MultiWriter(f, sum), total: size, progress: progress}
@@ -100,8 +106,6 @@ func Export(ctx context.Context, o *Opened, output string, opts ExportOptions, l
 	if err != nil {
 		return ExportReport{}, fmt.Errorf("export %s: %w", output, err)
 	}
-	e.report.FileBytes = size
-	e.report.FileBPW = 8 * float64(size) / float64(e.report.Parameters)
 	return e.report, nil
 }
 

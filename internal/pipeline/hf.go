@@ -28,6 +28,7 @@ type HFOptions struct {
 	// alone has more; 0 for 5 GB, as transformers has it.
 	ShardBytes int64
 	IgnoreKeys []string // unknown config keys that the user vouches for
+	DryRun     bool     // stop when everything is decided
 }
 
 // HFReport tells what ConvertHF wrote.
@@ -37,10 +38,10 @@ type HFReport struct {
 	DType        string   `json:"dtype"`
 	Parameters   int64    `json:"parameters"`
 	FileBytes    int64    `json:"file_bytes"` // of the weights
-	Files        []string `json:"files"`
-	Exact        bool     `json:"exact"`     // every value is the source's, bit for bit
-	MaxError     float64  `json:"max_error"` // largest difference of a value
-	Notes        []string `json:"notes"`     // what the folder lacks
+	Files        []string `json:"files"`      // none in a dry run
+	Exact        bool     `json:"exact"`      // every value is the source's, bit for bit
+	MaxError     float64  `json:"max_error"`  // largest difference of a value
+	Notes        []string `json:"notes"`      // what the folder lacks
 }
 
 // HFTypes lists the element types of a Hugging Face folder.
@@ -57,6 +58,10 @@ func ConvertHF(ctx context.Context, o *Opened, dir string, opts HFOptions, log *
 	h := &hfWriter{ctx: ctx, o: o, m: o.Model(), opts: opts, log: log, progress: progress, report: HFReport{Output: dir, Files: []string{}, Notes: []string{}}}
 	if err := h.plan(); err != nil {
 		return HFReport{}, err
+	}
+	if opts.DryRun {
+		h.report.FileBytes = h.total
+		return h.report, nil
 	}
 	err := replaceFolder(dir, func(temp string) error {
 		h.dir = temp
