@@ -69,6 +69,3 @@ func unhex(dst, text []byte) error {
 	_, err := hex.Decode(dst, text)
 	return err
 }
-
-// align rounds n up to a multiple of a.
-func align(n, a int64) int64 { return (n + a - 1) / a * a }

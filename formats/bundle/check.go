@@ -86,38 +86,6 @@ func checkSections(all []Section, end int64) error {
 	return nil
 }
 
-// leafCount counts the leaves of all sections but the one that lists them.
-func leafCount(all []Section) (n int64) {
-	for _, s := range all {
-		if s.Name != SectionLeaves {
-			n += leavesOf(s.Length)
-		}
-	}
-	return n
-}
-
-// leavesOf is the number of leaves of a section of that length.
-func leavesOf(length int64) int64 { return align(length, LeafBytes) / LeafBytes }
-
-// layWeights computes where the weights of m.Graph lie in their formats, and
-// the length of the weights section. The graph has been checked.
-func layWeights(m *Manifest, fs []quant.Format) (out []Stored, length int64, err error) {
-	for i, w := range m.Graph.Weights {
-		s := Stored{Name: w.Name, Format: fs[i].Name(), Offset: align(length, WeightAlign)}
-		if w.Role.Matrix() {
-			s.Bytes = int64(quant.MatrixBytes(fs[i], w.Shape[0], w.Shape[1]))
-		} else {
-			if fs[i] != quant.F32 {
-				return nil, 0, fmt.Errorf("weight %q: a vector in format %s, wanted f32", w.Name, s.Format)
-			}
-			s.Bytes = int64(quant.F32.RowBytes(w.Shape[0]))
-		}
-		length = s.Offset + s.Bytes
-		out = append(out, s)
-	}
-	return out, length, nil
-}
-
 // storedFormats parses the formats of m.Weights.
 func storedFormats(m *Manifest) ([]quant.Format, error) {
 	if len(m.Weights) != len(m.Graph.Weights) {
@@ -167,12 +135,6 @@ func lengthOf(s *Section) string {
 		return "absent"
 	}
 	return fmt.Sprintf("%d bytes", s.Length)
-}
-
-// bpw is bits per weight, rounded to the nearest 1/10000, half up.
-func bpw(bytes, parameters int64) float64 {
-	const parts = 1e4
-	return float64((8*parts*bytes+parameters/2)/parameters) / parts
 }
 
 func checkRopeSection(m *Manifest) error {

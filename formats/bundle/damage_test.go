@@ -199,7 +199,9 @@ func TestCutWhileMapped(t *testing.T) {
 		if !errors.As(err, &e) || !errors.Is(err, formats.ErrCorrupt) {
 			t.Fatalf("error %v", err)
 		}
-		if e.File != "tiny.slmb" || e.Offset < cut || e.Offset >= b.Size() {
+		// An emulator may not know the byte; amd64 machines do.
+		unknown := runtime.GOARCH != "amd64" && e.Offset == -1
+		if e.File != "tiny.slmb" || !unknown && (e.Offset < cut || e.Offset >= b.Size()) {
 			t.Errorf("error %v: wanted a byte from %d to %d", err, cut, b.Size())
 		}
 	}

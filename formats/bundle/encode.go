@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"reflect"
 	"strings"
-
-	"slmc/model"
 )
 
 // Encode returns the canonical JSON of m, at most MaxManifest bytes.
@@ -167,20 +165,4 @@ func subset(path string, known, all any) error {
 		return fmt.Errorf("%s: found %v, this version writes %v", path, all, known)
 	}
 	return nil
-}
-
-// tables are the sizes of the rotary tables: for each of g.Ropes the offset of
-// its cosines and of its sines in the rope section, each [context E/2] float32.
-type table struct{ cos, sin, bytes int64 }
-
-// ropeTables lays out the rope section and returns its length.
-func ropeTables(g *model.Graph, context int) (out []table, length int64) {
-	for _, r := range g.Ropes {
-		t := table{bytes: int64(context) * int64(len(r.InvFreq)) * 4}
-		t.cos = align(length, WeightAlign)
-		t.sin = align(t.cos+t.bytes, WeightAlign)
-		length = t.sin + t.bytes
-		out = append(out, t)
-	}
-	return out, length
 }
