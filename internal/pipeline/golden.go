@@ -72,7 +72,8 @@ func (b *build) student(weights []byte) *slmrt.Model {
 	}
 	return &slmrt.Model{
 		Graph: g, Params: p, Context: b.recipe.Context, KV: exec.KVFormat(b.recipe.KV),
-		Tokenizer: text.Tokenizer, BOS: text.BOS, Stops: text.Stops,
+		Tokenizer: text.Tokenizer, Template: text.Template, Special: text.Special,
+		BOS: text.BOS, Stops: text.Stops,
 	}
 }
 
