@@ -154,7 +154,7 @@ func parseSize(s string) (int64, error) {
 	}
 	var n float64
 	var rest string
-	if k, _ := fmt.Sscanf(strings.TrimSpace(text)+" .", "%g %s", &n, &rest); k != 2 || rest != "." || n <= 0 || n*float64(unit) > 1<<60 {
+	if k, _ := fmt.Sscanf(strings.TrimSpace(text)+" .", "%g %s", &n, &rest); k != 2 || rest != "." || !(n > 0 && n*float64(unit) <= 1<<60) {
 		return 0, usageError(fmt.Sprintf("size %q: want a number with B, kB, MB, GB, KiB, MiB or GiB", s))
 	}
 	return int64(n * float64(unit)), nil
