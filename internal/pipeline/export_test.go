@@ -15,6 +15,7 @@ import (
 	"slmc/formats"
 	"slmc/formats/gguf"
 	"slmc/internal/pipeline"
+	"slmc/model"
 )
 
 func testdata(parts ...string) string {
@@ -298,5 +299,118 @@ func TestExportRefusesSharedKV(t *testing.T) {
 	_, err = pipeline.Export(t.Context(), &pipeline.Opened{Path: "x", Checkpoint: c}, filepath.Join(t.TempDir(), "x.gguf"), pipeline.ExportOptions{Type: "f32"}, quiet, nil)
 	if !errors.Is(err, formats.ErrUnsupported) || !strings.Contains(err.Error(), "block 2 reads the keys and values of block 1") {
 		t.Errorf("%v", err)
+	}
+}
+
+// fickle values change after they were read once: what a bad disk may do.
+type fickle struct {
+	*model.Model
+	reads map[[2]int]int
+}
+
+func (f fickle) Read(i, off int, dst []float32) error {
+	if err := f.Model.Values.Read(i, off, dst); err != nil {
+		return err
+	}
+	if f.reads[[2]int{i, off}]++; f.Weights[i].Name == "blk.1.ffn_up.weight" && f.reads[[2]int{i, off}] > 1 {
+		dst[0]++
+	}
+	return nil
+}
+
+// What is read back is compared with the model before the file gets its name.
+func TestExportReadsBack(t *testing.T) {
+	for _, typ := range []string{"f32", "f16", "bf16", "q8_0", "q4_0"} {
+		o := open(t, testdata("assistant-tiny"))
+		o.Checkpoint.Model = &model.Model{Graph: o.Checkpoint.Model.Graph, Values: fickle{o.Checkpoint.Model, map[[2]int]int{}}}
+		out := filepath.Join(t.TempDir(), "out.gguf")
+		_, err := pipeline.Export(t.Context(), o, out, pipeline.ExportOptions{Type: typ, Fallback: "f16"}, quiet, nil)
+		if !errors.Is(err, formats.ErrCorrupt) || !strings.Contains(err.Error(), "blk.1.ffn_up.weight") {
+			t.Errorf("%s: %v", typ, err)
+		}
+		if left, _ := os.ReadDir(filepath.Dir(out)); len(left) != 0 {
+			t.Errorf("%s: files left: %v", typ, left)
+		}
+	}
+	o := open(t, testdata("assistant-tiny"))
+	o.Checkpoint.Model = &model.Model{Graph: o.Checkpoint.Model.Graph, Values: fickle{o.Checkpoint.Model, map[[2]int]int{}}}
+	dir := filepath.Join(t.TempDir(), "hf")
+	if _, err := pipeline.ConvertHF(t.Context(), o, dir, pipeline.HFOptions{DType: "f16"}, quiet, nil); !errors.Is(err, formats.ErrCorrupt) || !strings.Contains(err.Error(), "up_proj") {
+		t.Errorf("folder: %v", err)
+	}
+	if left, _ := os.ReadDir(filepath.Dir(dir)); len(left) != 0 {
+		t.Errorf("folder: files left: %v", left)
+	}
+}
+
+// The end of an answer is what the model's config says, not what the tokenizer
+// guesses by its tokens' names; more ends take the places that GGUF has.
+func TestExportEnds(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"config.json", "model.safetensors", "tokenizer.json"} {
+		data, err := os.ReadFile(testdata("assistant-tiny", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if name == "config.json" {
+			data = []byte(strings.Replace(string(data), `"eos_token_id": 5`, `"eos_token_id": [4, 3, 5]`, 1))
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	path, r := exported(t, open(t, dir), pipeline.ExportOptions{Type: "f16"})
+	v, err := openGGUF(t, path).Vocab()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// 5 is <|end|>, which llama.cpp knows by its name.
+	if v.EOS != 3 || v.EOT != 4 || v.EOM != -1 || len(r.Notes) != 0 {
+		t.Errorf("eos %d, eot %d, eom %d, notes %q", v.EOS, v.EOT, v.EOM, r.Notes)
+	}
+	back := open(t, path)
+	tok, err := back.Tokenizer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ends := tok.EndIDs(); !slices.Equal(ends, []int32{2, 3, 4, 5}) {
+		t.Errorf("ends %v", ends)
+	}
+}
+
+// An embedding with more rows than there are tokens keeps its rows.
+func TestExportPadsVocabulary(t *testing.T) {
+	dir := t.TempDir()
+	g := open(t, testdata("assistant-tiny")).Graph()
+	config, err := os.ReadFile(testdata("assistant-tiny", "config.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	padded := strings.Replace(string(config), `"vocab_size": 2048`, `"vocab_size": 2050`, 1)
+	c, err := model.ParseConfig("config.json", strings.NewReader(padded), int64(len(padded)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if g, err = model.Build(c); err != nil {
+		t.Fatal(err)
+	}
+	tok, err := os.ReadFile(testdata("assistant-tiny", "tokenizer.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &model.Model{Graph: g, Values: randomValues{g}}
+	if _, err := pipeline.ConvertHF(t.Context(), &pipeline.Opened{Path: "test", Checkpoint: &convert.Checkpoint{Model: m}}, filepath.Join(dir, "hf"), pipeline.HFOptions{}, quiet, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "hf", "tokenizer.json"), tok, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	path, _ := exported(t, open(t, filepath.Join(dir, "hf")), pipeline.ExportOptions{Type: "f32"})
+	v, err := openGGUF(t, path).Vocab()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(v.Tokens) != 2050 || v.Tokens[2049] != "[PAD2049]" || v.Types[2049] != gguf.TokenUnused || len(v.Scores) != 2050 {
+		t.Errorf("%d tokens, the last %q of type %d, %d scores", len(v.Tokens), v.Tokens[len(v.Tokens)-1], v.Types[len(v.Types)-1], len(v.Scores))
 	}
 }
