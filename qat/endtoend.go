@@ -127,7 +127,6 @@ func EndToEnd(ctx context.Context, r Run, sink Sink) (Report, error) {
 			}
 		}
 	}
-	t.s.each(t.Pool.Run, (*latent).round)
 	t.report.Steps = t.step
 	return t.report, t.s.emit(r.Formats, sink)
 }
@@ -142,16 +141,15 @@ func newTrainer(r Run) (*trainer, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &trainer{Run: r, s: s}
-	longest := 0
-	for i, q := range r.Seqs {
-		if len(q) == 0 || len(q) > g.Context {
-			return nil, fmt.Errorf("training sequence %d has %d tokens, the model has %d positions", i, len(q), g.Context)
-		}
-		longest = max(longest, len(q))
+	for _, l := range s.all {
+		l.wake()
 	}
-	t.plan()
-	if len(t.batches) == 0 {
+	t := &trainer{Run: r, s: s}
+	longest, err := r.longest()
+	if err != nil {
+		return nil, err
+	}
+	if t.batches = plan(r.Seqs, r.Config.Epochs, r.Config.BatchTokens, r.Config.Seed); len(t.batches) == 0 {
 		return nil, errors.New("nothing to train on: no sequences, or no epochs")
 	}
 	t.tape = train.NewTape(g, s, r.Kernel, r.Pool.Run, s.rounding(r.Kernel, r.KV8), longest)
@@ -164,24 +162,37 @@ func newTrainer(r Run) (*trainer, error) {
 	return t, nil
 }
 
-// plan lists the batches of all epochs: each epoch in a new order, sequences of
-// similar length together so that steps are alike.
-func (t *trainer) plan() {
-	total := int(math.Round(t.Config.Epochs * float64(len(t.Seqs))))
+// longest is the length of the longest sequence, which must fit the model.
+func (r *Run) longest() (int, error) {
+	longest := 0
+	for i, q := range r.Seqs {
+		if len(q) == 0 || len(q) > r.Teacher.Context {
+			return 0, fmt.Errorf("training sequence %d has %d tokens, the model has %d positions", i, len(q), r.Teacher.Context)
+		}
+		longest = max(longest, len(q))
+	}
+	return longest, nil
+}
+
+// plan lists the batches of all epochs, as indices of seqs: each epoch in a new
+// order, a batch of at most size tokens or one sequence.
+func plan(seqs [][]int32, epochs float64, size int, seed uint64) [][]int {
+	var out [][]int
+	total := int(math.Round(epochs * float64(len(seqs))))
 	for epoch := uint64(0); total > 0; epoch++ {
-		r := rand.New(rand.NewPCG(t.Config.Seed, epoch))
-		var batches [][]int
+		r := rand.New(rand.NewPCG(seed, epoch))
 		var batch []int
 		tokens := 0
-		for _, i := range r.Perm(len(t.Seqs))[:min(total, len(t.Seqs))] {
-			if tokens > 0 && tokens+len(t.Seqs[i]) > t.Config.BatchTokens {
-				batches, batch, tokens = append(batches, batch), nil, 0
+		for _, i := range r.Perm(len(seqs))[:min(total, len(seqs))] {
+			if tokens > 0 && tokens+len(seqs[i]) > size {
+				out, batch, tokens = append(out, batch), nil, 0
 			}
-			batch, tokens = append(batch, i), tokens+len(t.Seqs[i])
+			batch, tokens = append(batch, i), tokens+len(seqs[i])
 		}
-		t.batches = append(t.batches, append(batches, batch)...)
-		total -= len(t.Seqs)
+		out = append(out, batch)
+		total -= len(seqs)
 	}
+	return out
 }
 
 // train makes one step and returns the batch's loss and its tokens.

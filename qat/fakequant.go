@@ -36,16 +36,28 @@ type latent struct {
 	format quant.Leveled // nil: trained as it is, stored as float
 	rows   int
 	cols   int
+	groups int
 	w      []float32 // [rows cols]
 	scales []float32 // [rows groups], what float16 scales are rounded from
 
+	// What only training needs, nil while the weight is at rest.
 	value       []float32 // what the forward pass uses
 	levels      []float32 // of value
 	grad        []float32 // of value
 	dw, dscales []float32
-	groups      int
 	frozen      bool // codes no longer move: only scales learn
 }
+
+// wake makes room for training, rest gives it back.
+func (l *latent) wake() {
+	n := len(l.w)
+	l.value, l.grad, l.dw = make([]float32, n), make([]float32, n), make([]float32, n)
+	if l.format != nil {
+		l.levels, l.dscales = make([]float32, n), make([]float32, len(l.scales))
+	}
+}
+
+func (l *latent) rest() { l.value, l.levels, l.grad, l.dw, l.dscales = nil, nil, nil, nil, nil }
 
 func (l *latent) half(g int) tensor.Half { return tensor.HalfFrom(l.scales[g]) }
 
@@ -120,10 +132,8 @@ func newStudent(m *model.Model, formats []quant.Format, scales Scales) (*student
 		if w.Role.Matrix() {
 			l.rows, l.cols = w.Shape[0], w.Shape[1]
 		}
-		l.value, l.grad, l.dw = make([]float32, len(data)), make([]float32, len(data)), make([]float32, len(data))
 		if f, ok := formats[i].(quant.Leveled); ok && w.Role.Matrix() {
 			l.format, l.groups = f, quant.Groups(f, l.cols)
-			l.levels = make([]float32, len(data))
 			if err := l.start(scales); err != nil {
 				return nil, fmt.Errorf("%s: %w", w.Name, err)
 			}
@@ -135,7 +145,7 @@ func newStudent(m *model.Model, formats []quant.Format, scales Scales) (*student
 
 // start chooses the scales that training begins with.
 func (l *latent) start(scales Scales) error {
-	l.scales, l.dscales = make([]float32, l.rows*l.groups), make([]float32, l.rows*l.groups)
+	l.scales = make([]float32, l.rows*l.groups)
 	half := make([]tensor.Half, l.groups)
 	for r := range l.rows {
 		if err := scales(half, l.format, l.w[r*l.cols:(r+1)*l.cols]); err != nil {
@@ -154,9 +164,13 @@ func (s *student) Value(i int) []float32 { return s.all[i].value }
 // Grad implements train.Weights.
 func (s *student) Grad(i int) []float32 { return s.all[i].grad }
 
-// each runs f over the rows of every weight, split over threads.
+// each runs f over the rows of the weights that are being trained, split over
+// threads.
 func (s *student) each(split train.Split, f func(l *latent, lo, hi int)) {
 	for _, l := range s.all {
+		if l.value == nil {
+			continue
+		}
 		split(l.rows, 1+(1<<14)/l.cols, func(lo, hi int) { f(l, lo, hi) })
 	}
 }
@@ -188,17 +202,21 @@ func (s *student) emit(formats []quant.Format, sink Sink) error {
 	return nil
 }
 
-// encode is the row form of row r: of what the forward pass used last.
+// encode is the row form of row r.
 func (l *latent) encode(f quant.Format, r int) ([]byte, error) {
+	row := l.w[r*l.cols : (r+1)*l.cols]
 	if l.format == nil {
-		return f.Encode(nil, l.w[r*l.cols:(r+1)*l.cols], nil)
+		return f.Encode(nil, row, nil)
 	}
 	half := make([]tensor.Half, l.groups)
 	for g := range half {
 		half[g] = l.half(r*l.groups + g)
 	}
-	// The levels times the scale round to themselves, so frozen codes stay.
-	return f.Encode(nil, l.value[r*l.cols:(r+1)*l.cols], half)
+	if l.frozen {
+		// Levels times scales round to themselves, so frozen codes stay.
+		row = l.value[r*l.cols : (r+1)*l.cols]
+	}
+	return f.Encode(nil, row, half)
 }
 
 // Sink takes the trained weights, in the order of the graph's weights.
