@@ -284,27 +284,32 @@ func (t *tile) encode(dst []byte, r int) ([]byte, error) {
 // squared output error on the calibration text, for row forms of m. It is NaN
 // when W H W^T is 0.
 func ProxyLoss(p *exec.Pool, m Matrix, rows []byte) float64 {
-	size := m.Format.RowBytes(m.K)
-	errors, sizes := make([]float64, m.Rows), make([]float64, m.Rows)
-	p.Run(m.Rows, 1, func(lo, hi int) {
-		d := make([]float32, m.K)
-		for r := lo; r < hi; r++ {
-			w := m.W[r*m.K : (r+1)*m.K]
-			m.Format.Decode(d, rows[r*size:(r+1)*size])
-			for k := range d {
-				d[k] = w[k] - d[k]
-			}
-			errors[r], sizes[r] = quadratic(m.Input.H, d), quadratic(m.Input.H, w)
-		}
-	})
-	e, s := 0.0, 0.0
-	for r := range errors {
-		e, s = e+errors[r], s+sizes[r]
-	}
+	e, s := proxy(p, m, rows)
 	if s == 0 {
 		return math.NaN()
 	}
 	return e / s
+}
+
+// proxy returns the two traces.
+func proxy(p *exec.Pool, m Matrix, rows []byte) (loss, size float64) {
+	n := m.Format.RowBytes(m.K)
+	losses, sizes := make([]float64, m.Rows), make([]float64, m.Rows)
+	p.Run(m.Rows, 1, func(lo, hi int) {
+		d := make([]float32, m.K)
+		for r := lo; r < hi; r++ {
+			w := m.W[r*m.K : (r+1)*m.K]
+			m.Format.Decode(d, rows[r*n:(r+1)*n])
+			for k := range d {
+				d[k] = w[k] - d[k]
+			}
+			losses[r], sizes[r] = quadratic(m.Input.H, d), quadratic(m.Input.H, w)
+		}
+	})
+	for r := range losses {
+		loss, size = loss+losses[r], size+sizes[r]
+	}
+	return loss, size
 }
 
 // quadratic is x^T H x.

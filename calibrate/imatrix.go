@@ -14,7 +14,7 @@ import (
 // layer-wise objective of GPTQ (arXiv 2210.17323, section 3), which is what
 // llama.cpp calls an importance matrix. Codes are the nearest.
 //
-// The search starts from RTN's fractions of max|w|, with scales of either sign
+// The search starts from 29 fractions of max|w|, with scales of either sign
 // where the levels are not symmetric. For each the codes are rounded and the
 // scale of least weighted squares for these codes is found in closed form; the
 // best then alternates between codes and scale until nothing falls, with scales
@@ -58,6 +58,13 @@ func (a IMatrix) Encode(ctx context.Context, p *exec.Pool, m Matrix) ([]byte, er
 		}
 	})
 }
+
+// The fractions of max|w| that put the outermost level there: 29, each clipStep
+// below the one before.
+const (
+	clipSteps = 29
+	clipStep  = 0.025
+)
 
 // search finds scales of groups; it holds the scratch of one goroutine.
 type search struct {

@@ -1,0 +1,446 @@
+package calibrate
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"slices"
+
+	"slmc/internal/exec"
+	"slmc/internal/kernel"
+	"slmc/model"
+	"slmc/quant"
+)
+
+// Inputs says on which activations matrices are calibrated.
+type Inputs string
+
+// The choices. In Blocks the inputs of a block come from the blocks before it
+// as they were quantized, run as the runtime runs them (arXiv 2210.17323,
+// section 4, "setup"); in Linears, the default, also from the quantized matrices
+// before it in the same block, at the price of running a block once for each
+// input. docs/experiments.md ("The ladder of calibration") compares them.
+const (
+	Float   Inputs = "float"
+	Blocks  Inputs = "blocks"
+	Linears Inputs = "linears"
+)
+
+// Config is what calibration is asked for. Zero values are the defaults.
+type Config struct {
+	Formats   []quant.Format // by weight, as model.Recipe.Formats gives them
+	Algorithm Algorithm      // of the blocks' matrices and an untied head
+	// Embedding is the algorithm of the embedding, of a tied one too; nil: RTN.
+	// It sees the input of a tied head only through Statistics.
+	Embedding Algorithm
+	Inputs    Inputs        // "": Linears
+	KV        exec.KVFormat // of the quantized model's cache; "": KV8
+	// Statistics observed before, by label. They take the place of observing
+	// when Inputs is Float.
+	Statistics map[string]*Input
+	// MinTokens refuses shorter text; 0: the model's context or 2048, whichever
+	// is less.
+	MinTokens int
+	// ActivationBytes bounds the activations that are held in memory; more go
+	// to a file in ScratchFolder ("": the system's). 0: 512 MiB.
+	ActivationBytes int64
+	ScratchFolder   string
+	// Emit takes each matrix when it is done: the embedding, blocks in order,
+	// the head. Its panels may be kept.
+	Emit     func(i int, m exec.Matrix) error
+	Progress func(done, total int) // matrices; may be nil
+}
+
+// WeightReport says how a matrix was quantized. Loss is its ProxyLoss, where a
+// Hessian was at hand.
+type WeightReport struct {
+	Name      string   `json:"name"`
+	Format    string   `json:"format"`
+	Algorithm string   `json:"algorithm"`
+	Loss      *float64 `json:"proxy_loss,omitempty"`
+}
+
+// Report is what calibration did; the same input gives the same report.
+type Report struct {
+	Sequences int            `json:"sequences"`
+	Tokens    int            `json:"tokens"`
+	Inputs    Inputs         `json:"inputs"`
+	Text      string         `json:"text_sha256"`
+	Weights   []WeightReport `json:"weights"`
+}
+
+// Run quantizes the matrices of in block by block and hands them to cfg.Emit.
+// It holds one block's weights and statistics at a time (blocks that share
+// weights count as one), the blocks whose keys and values later ones read, and
+// the activations that enter the block. in is not changed; neither the number of
+// threads nor the kernel changes a byte.
+func Run(ctx context.Context, env Env, in *model.Model, seqs Sequences, cfg Config, log *slog.Logger) (_ Report, err error) {
+	r, err := newRun(ctx, env, in, seqs, cfg, log)
+	if err != nil {
+		return Report{}, err
+	}
+	defer func() { err = errors.Join(err, r.close()) }()
+	if err := r.embedding(); err != nil {
+		return Report{}, err
+	}
+	for lo := 0; lo < len(in.Blocks); {
+		hi := r.groupEnd(lo)
+		if err := r.group(lo, hi); err != nil {
+			return Report{}, fmt.Errorf("blocks %d to %d: %w", lo, hi-1, err)
+		}
+		lo = hi
+	}
+	if err := r.head(); err != nil {
+		return Report{}, err
+	}
+	return r.report, nil
+}
+
+// run is one run of Run. params holds the weights that are needed now, by their
+// index in the graph, and nothing of the others.
+type run struct {
+	ctx    context.Context
+	env    Env
+	m      *model.Model
+	seqs   Sequences
+	cfg    Config
+	log    *slog.Logger
+	walk   bool // activations are needed
+	x      *residuals
+	kept   map[int]*residuals // what entered a giver that later groups read
+	params *exec.Params
+	report Report
+	total  int
+}
+
+func newRun(ctx context.Context, env Env, in *model.Model, seqs Sequences, cfg Config, log *slog.Logger) (*run, error) {
+	cfg.Inputs, cfg.KV = cmp.Or(cfg.Inputs, Linears), cmp.Or(cfg.KV, exec.KV8)
+	cfg.ActivationBytes = cmp.Or(cfg.ActivationBytes, 512<<20)
+	cfg.MinTokens = cmp.Or(cfg.MinTokens, min(in.Context, 2048))
+	if cfg.Embedding == nil {
+		cfg.Embedding = RTN{env.Kernel}
+	}
+	if cfg.Progress == nil {
+		cfg.Progress = func(int, int) {}
+	}
+	if !slices.Contains([]Inputs{Float, Blocks, Linears}, cfg.Inputs) {
+		return nil, fmt.Errorf("calibration inputs %q are unknown; have %s, %s, %s", cfg.Inputs, Float, Blocks, Linears)
+	}
+	if len(cfg.Formats) != len(in.Weights) {
+		panic(fmt.Sprintf("calibrate: %d formats for %d weights", len(cfg.Formats), len(in.Weights)))
+	}
+	r := &run{ctx: ctx, env: env, m: in, seqs: slices.DeleteFunc(slices.Clone(seqs), func(q []int32) bool { return len(q) == 0 }), cfg: cfg, log: log,
+		kept:   map[int]*residuals{},
+		params: &exec.Params{Mats: make([]exec.Matrix, len(in.Weights)), Vecs: make([][]float32, len(in.Weights))},
+	}
+	for i, w := range in.Weights {
+		if w.Role.Matrix() {
+			r.total++
+			r.walk = r.walk || r.observes(i)
+		}
+	}
+	r.report = Report{Sequences: len(r.seqs), Tokens: seqs.Tokens(), Inputs: cfg.Inputs, Text: seqs.Digest().String()}
+	if !r.walk {
+		return r, nil
+	}
+	if err := seqs.Check(in.Graph, in.Context, cfg.MinTokens); err != nil {
+		return nil, err
+	}
+	for _, rope := range in.Ropes {
+		cos, sin := rope.Tables(longest(seqs))
+		r.params.Cos, r.params.Sin = append(r.params.Cos, cos), append(r.params.Sin, sin)
+	}
+	var err error
+	r.x, err = r.newResiduals()
+	return r, err
+}
+
+func (r *run) newResiduals() (*residuals, error) {
+	return newResiduals(r.seqs, r.m.Hidden, r.cfg.ActivationBytes, r.cfg.ScratchFolder)
+}
+
+func (r *run) close() error {
+	var errs []error
+	for _, k := range r.kept {
+		errs = append(errs, k.close())
+	}
+	if r.x != nil {
+		errs = append(errs, r.x.close())
+	}
+	return errors.Join(errs...)
+}
+
+// algorithm is the one that quantizes weight i.
+func (r *run) algorithm(i int) Algorithm {
+	switch {
+	case r.cfg.Formats[i].Group() == 0:
+		return RTN{r.env.Kernel}
+	case i == r.m.Embed:
+		return r.cfg.Embedding
+	}
+	return r.cfg.Algorithm
+}
+
+// observes reports whether weight i needs statistics that are not given.
+func (r *run) observes(i int) bool {
+	need := r.algorithm(i).Needs()
+	if i == r.m.Embed || need == Nothing {
+		return false
+	}
+	in := r.cfg.Statistics[r.m.Weights[i].Input]
+	return r.cfg.Inputs != Float || in == nil || need == Hessian && in.H == nil
+}
+
+// embedding quantizes the embedding and embeds all sequences.
+func (r *run) embedding() error {
+	e := r.m.Embed
+	packed, err := r.matrix(e, r.cfg.Statistics[r.m.Weights[e].Input])
+	if err != nil || !r.walk {
+		return err
+	}
+	if r.cfg.Inputs == Float {
+		if packed, err = exec.PackMatrix(r.m, e, quant.F32, nil); err != nil {
+			return err
+		}
+	}
+	r.params.Mats[e] = packed
+	o := r.plain(r.section(nil, e))
+	for i, q := range r.seqs {
+		o.Begin(-1, nil)
+		if err := r.x.store(i, o.Embed(q, 0)); err != nil {
+			return err
+		}
+	}
+	r.params.Mats[e] = exec.Matrix{}
+	return o.Err()
+}
+
+// group quantizes the blocks [lo, hi) and runs all sequences through them.
+func (r *run) group(lo, hi int) error {
+	var blocks []int
+	for i := lo; i < hi; i++ {
+		blocks = append(blocks, i)
+	}
+	weights := r.weightsOf(blocks)
+	if !r.walk {
+		for _, i := range weights {
+			if err := r.given(i); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if err := r.load(weights); err != nil {
+		return err
+	}
+	packed := map[int]exec.Matrix{}
+	for _, stage := range r.stages(weights) {
+		stats, err := r.observe(blocks, stage)
+		if err != nil {
+			return err
+		}
+		for _, i := range weights {
+			if label := r.m.Weights[i].Input; r.m.Weights[i].Role.Matrix() && slices.Contains(stage, label) {
+				if packed[i], err = r.matrix(i, stats[label]); err != nil {
+					return err
+				}
+			}
+		}
+		if r.cfg.Inputs == Linears {
+			r.use(packed)
+		}
+	}
+	if r.cfg.Inputs != Float {
+		r.use(packed)
+	}
+	if err := r.pass(blocks, nil, true); err != nil {
+		return err
+	}
+	return r.drop(lo, hi)
+}
+
+// stages lists the labels of weights that are quantized at a time, in the order
+// of the forward pass.
+func (r *run) stages(weights []int) [][]string {
+	var out [][]string
+	for _, i := range weights {
+		label := r.m.Weights[i].Input
+		switch {
+		case !r.m.Weights[i].Role.Matrix() || slices.ContainsFunc(out, func(s []string) bool { return slices.Contains(s, label) }):
+		case r.cfg.Inputs == Linears || len(out) == 0:
+			out = append(out, []string{label})
+		default:
+			out[0] = append(out[0], label)
+		}
+	}
+	return out
+}
+
+// observe returns the statistics of the labels: those given, and for the others
+// those of a pass through the blocks.
+func (r *run) observe(blocks []int, labels []string) (map[string]*Input, error) {
+	sums, out := map[string]*accumulator{}, map[string]*Input{}
+	for _, i := range r.weightsOf(blocks) {
+		w := r.m.Weights[i]
+		if !w.Role.Matrix() || !slices.Contains(labels, w.Input) {
+			continue
+		}
+		if !r.observes(i) {
+			out[w.Input] = r.cfg.Statistics[w.Input]
+		} else if need := r.algorithm(i).Needs(); sums[w.Input] == nil || need == Hessian && !sums[w.Input].hessian {
+			sums[w.Input] = newAccumulator(r.env, w.Input, w.Shape[1], need == Hessian)
+		}
+	}
+	if len(sums) == 0 {
+		return out, nil
+	}
+	if err := r.pass(blocks, sums, false); err != nil {
+		return nil, err
+	}
+	for label, a := range sums {
+		in, err := a.finish()
+		if err != nil {
+			return nil, err
+		}
+		out[label] = in
+	}
+	return out, nil
+}
+
+// pass runs all sequences through consecutive blocks. With advance the result
+// takes the place of what entered.
+func (r *run) pass(blocks []int, sums map[string]*accumulator, advance bool) error {
+	givers := r.giversBefore(blocks)
+	g, params := r.section(append(slices.Clone(givers), blocks...))
+	plain := r.plain(g, params)
+	o := &observer{Ops: plain, g: r.m.Graph, sums: sums}
+	for i := range r.seqs {
+		if err := r.ctx.Err(); err != nil {
+			return err
+		}
+		for _, j := range givers {
+			x, err := r.kept[j].load(i)
+			if err != nil {
+				return err
+			}
+			plain.Begin(-1, nil)
+			exec.Block(g, plain, j, plain.Begin(j, plain.Input(x, 0)), x.R-1)
+		}
+		x, err := r.x.load(i)
+		if err != nil {
+			return err
+		}
+		o.Begin(-1, nil)
+		h := plain.Input(x, 0)
+		for _, b := range blocks {
+			if advance && r.lastTaker(b) > blocks[len(blocks)-1] {
+				if err := r.keep(b, i, h); err != nil {
+					return err
+				}
+			}
+			h = exec.Block(g, o, b, o.Begin(b, h), 0)
+		}
+		if err := o.Err(); err != nil {
+			return fmt.Errorf("calibration sequence %d: %w", i, err)
+		}
+		if advance {
+			if err := r.x.store(i, h); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// head quantizes an untied output projection.
+func (r *run) head() error {
+	w := r.m.Head.W
+	if r.m.Tied() {
+		return nil
+	}
+	if !r.observes(w) {
+		return r.given(w)
+	}
+	if err := r.load([]int{r.m.Norm}); err != nil {
+		return err
+	}
+	o := r.plain(r.section(nil, r.m.Norm))
+	label := r.m.Weights[w].Input
+	a := newAccumulator(r.env, label, r.m.Hidden, r.algorithm(w).Needs() == Hessian)
+	for i := range r.seqs {
+		x, err := r.x.load(i)
+		if err != nil {
+			return err
+		}
+		o.Begin(-1, nil)
+		a.add(o.Norm(o.Begin(len(r.m.Blocks), o.Input(x, 0)), r.m.Norm, r.m.Hidden))
+	}
+	in, err := a.finish()
+	if err != nil {
+		return err
+	}
+	_, err = r.matrix(w, in)
+	return err
+}
+
+// given quantizes weight i without observing.
+func (r *run) given(i int) error {
+	if !r.m.Weights[i].Role.Matrix() {
+		return nil
+	}
+	_, err := r.matrix(i, r.cfg.Statistics[r.m.Weights[i].Input])
+	return err
+}
+
+// rowFloats bounds the weights that are held as rows at a time: 64 MiB.
+const rowFloats = 1 << 24
+
+// matrix quantizes, packs and emits weight i.
+func (r *run) matrix(i int, in *Input) (exec.Matrix, error) {
+	w, f, a := r.m.Weights[i], r.cfg.Formats[i], r.algorithm(i)
+	rows, K := w.Shape[0], w.Shape[1]
+	out := exec.Matrix{Format: f, Rows: rows, Cols: K, Panels: make([]byte, quant.MatrixBytes(f, rows, K))}
+	step := max(rowFloats/K/kernel.Rows, 1) * kernel.Rows
+	errSum, size := 0.0, 0.0
+	for r0 := 0; r0 < rows; r0 += step {
+		n := min(step, rows-r0)
+		m := Matrix{Name: w.Name, Format: f, Rows: n, K: K, W: make([]float32, n*K), Input: in}
+		if err := r.m.Values.Read(i, r0*K, m.W); err != nil {
+			return out, fmt.Errorf("read %s: %w", w.Name, err)
+		}
+		enc, err := a.Encode(r.ctx, r.env.Pool, m)
+		if err != nil {
+			return out, err
+		}
+		packRows(out.Panels[r0/kernel.Rows*f.PanelBytes(K):], f, enc, n, K)
+		if in != nil && in.H != nil {
+			e, s := proxy(r.env.Pool, m, enc)
+			errSum, size = errSum+e, size+s
+		}
+	}
+	report := WeightReport{Name: w.Name, Format: f.Name(), Algorithm: a.Name()}
+	if size > 0 {
+		loss := errSum / size
+		report.Loss = &loss
+		r.log.Debug("quantized", "weight", w.Name, "format", f.Name(), "algorithm", a.Name(), "proxy_loss", math.Round(loss*1e6)/1e6)
+	}
+	r.report.Weights = append(r.report.Weights, report)
+	r.cfg.Progress(len(r.report.Weights), r.total)
+	return out, r.cfg.Emit(i, out)
+}
+
+// packRows packs n row forms of K weights.
+func packRows(panels []byte, f quant.Format, enc []byte, n, K int) {
+	row, panel := f.RowBytes(K), f.PanelBytes(K)
+	var rows [kernel.Rows][]byte
+	for r := 0; r < n; r += kernel.Rows {
+		k := min(kernel.Rows, n-r)
+		for j := range k {
+			rows[j] = enc[(r+j)*row : (r+j+1)*row]
+		}
+		f.Pack(panels[r/kernel.Rows*panel:][:panel], rows[:k], K)
+	}
+}
