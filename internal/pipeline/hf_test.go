@@ -82,19 +82,26 @@ func TestConvertForms(t *testing.T) {
 		if want := map[bool]string{true: "f32", false: "f16"}[strings.HasSuffix(form, "model.bin")]; r.DType != want {
 			t.Errorf("%s: stored as %s, want %s", form, r.DType, want)
 		}
-		if slices.Contains(r.Files, "tokenizer.model") == strings.HasSuffix(form, ".gguf") {
+		if made := strings.HasSuffix(form, ".gguf"); slices.Contains(r.Files, "tokenizer.model") == made || made && !slices.Contains(r.Files, "tokenizer.json") {
 			t.Errorf("%s: files %v", form, r.Files)
 		}
 	}
 	b := quantized(t, testdata("assistant-tiny"), "w8")
 	path, r := converted(t, b, pipeline.HFOptions{})
-	if !r.Exact || r.DType != "f32" || !strings.Contains(strings.Join(r.Notes, "\n"), "no tokenizer.json") || !slices.Contains(r.Files, "chat_template.jinja") {
+	if !r.Exact || r.DType != "f32" || len(r.Notes) != 0 || !slices.Contains(r.Files, "chat_template.jinja") || !slices.Contains(r.Files, "tokenizer.json") {
 		t.Errorf("%+v", r)
 	}
 	back := open(t, path)
 	sameModel(t, "w8", b, back, 0)
 	if !slices.Equal(back.Checkpoint.Tokenizer.EOS, []int{5}) || back.Checkpoint.Tokenizer.Template != source.Checkpoint.Tokenizer.Template {
 		t.Errorf("ends %v, template %.30q", back.Checkpoint.Tokenizer.EOS, back.Checkpoint.Tokenizer.Template)
+	}
+	tok, err := back.Tokenizer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ids, err := tok.Encode("Hello, world!", true); err != nil || !slices.Equal(ids, []int32{1, 465, 830, 1978, 2002, 284, 1436, 39}) {
+		t.Errorf("ids %v, %v", ids, err)
 	}
 	_, r = converted(t, b, pipeline.HFOptions{DType: "bf16"})
 	if r.Exact || !(r.MaxError > 0) || r.MaxError > 0.02 {

@@ -2,11 +2,14 @@ package pipeline
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"slmc/formats"
+	"slmc/tokenizer"
 )
 
 // ownConfig takes the source's config.json, where there is one, with every key
@@ -106,11 +109,38 @@ func (h *hfWriter) text() error {
 		h.note("the model has no tokenizer")
 		return nil
 	}
-	h.note("the folder has no tokenizer.json: copy the tokenizer's files of the original model into it")
 	if t := h.o.templateSource(); t != "" {
-		return h.file("chat_template.jinja", []byte(t))
+		if err := h.file("chat_template.jinja", []byte(t)); err != nil {
+			return err
+		}
 	}
-	return nil
+	return h.tokenizer(tok)
+}
+
+// tokenizer writes tokenizer.json anew, and holds it to the model's tokenizer.
+func (h *hfWriter) tokenizer(tok *tokenizer.Tokenizer) error {
+	data, err := tok.JSON()
+	if errors.Is(err, tokenizer.ErrUnsupported) {
+		h.note("the folder has no tokenizer.json: %v; copy the tokenizer's files of the original model into it", err)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	config, err := tok.ConfigJSON()
+	if err != nil {
+		return err
+	}
+	back, err := tokenizer.FromJSON(data, config)
+	if err != nil {
+		return err
+	}
+	for _, text := range slices.Concat(tokenizerTexts, oddTexts) {
+		if err := sameIDs(text, func(t *tokenizer.Tokenizer) ([]int32, error) { return t.Encode(text, true) }, tok, back); err != nil {
+			return err
+		}
+	}
+	return errors.Join(h.file("tokenizer.json", data), h.file("tokenizer_config.json", config))
 }
 
 // generation writes the ids that begin and end a text.
