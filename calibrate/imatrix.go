@@ -62,7 +62,7 @@ func (a IMatrix) Encode(ctx context.Context, p *exec.Pool, m Matrix) ([]byte, er
 // The fractions of max|w| that put the outermost level there: 29, each clipStep
 // below the one before.
 const (
-	clipSteps = 29
+	searchSteps = 29
 	clipStep  = 0.025
 )
 
@@ -108,8 +108,8 @@ func (s *search) scale(w, weights []float32) (tensor.Half, error) {
 			start = f
 		}
 	}
-	for i := range clipSteps {
-		h := tensor.HalfFrom(m * (1 - float32(float32(i)*clipStep)) / s.grid.hi)
+	for i := range searchSteps {
+		h := tensor.HalfFrom(m * (1 - float32(float32(i)*searchStep)) / s.grid.hi)
 		try(h)
 		if !s.grid.symmetric() {
 			try(h ^ 0x8000)
