@@ -381,7 +381,6 @@ func TestExportEnds(t *testing.T) {
 // An embedding with more rows than there are tokens keeps its rows.
 func TestExportPadsVocabulary(t *testing.T) {
 	dir := t.TempDir()
-	g := open(t, testdata("assistant-tiny")).Graph()
 	config, err := os.ReadFile(testdata("assistant-tiny", "config.json"))
 	if err != nil {
 		t.Fatal(err)
@@ -391,7 +390,8 @@ func TestExportPadsVocabulary(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if g, err = model.Build(c); err != nil {
+	g, err := model.Build(c)
+	if err != nil {
 		t.Fatal(err)
 	}
 	tok, err := os.ReadFile(testdata("assistant-tiny", "tokenizer.json"))
