@@ -59,11 +59,11 @@ func (a IMatrix) Encode(ctx context.Context, p *exec.Pool, m Matrix) ([]byte, er
 	})
 }
 
-// The fractions of max|w| that put the outermost level there: 29, each clipStep
+// The fractions of max|w| that put the outermost level there: 29, each searchStep
 // below the one before.
 const (
 	searchSteps = 29
-	clipStep  = 0.025
+	searchStep  = 0.025
 )
 
 // search finds scales of groups; it holds the scratch of one goroutine.
