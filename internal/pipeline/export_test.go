@@ -414,3 +414,25 @@ func TestExportPadsVocabulary(t *testing.T) {
 		t.Errorf("%d tokens, the last %q of type %d, %d scores", len(v.Tokens), v.Tokens[len(v.Tokens)-1], v.Types[len(v.Types)-1], len(v.Scores))
 	}
 }
+
+// A setting for which llama.cpp has no key is told: the embedding's scale that
+// a bfloat16 Gemma was trained with.
+func TestExportNotesEmbedScale(t *testing.T) {
+	data, err := os.ReadFile(testdata("arch", "gemma2", "config.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Replace(string(data), `"torch_dtype": "float32"`, `"torch_dtype": "bfloat16"`, 1)
+	c, err := model.ParseConfig("config.json", strings.NewReader(text), int64(len(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := model.Build(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := &pipeline.Opened{Path: "test", Checkpoint: &convert.Checkpoint{Model: &model.Model{Graph: g, Values: randomValues{g}}}}
+	if _, r := exported(t, o, pipeline.ExportOptions{Type: "f32"}); !strings.Contains(strings.Join(r.Notes, "\n"), "embeddings are scaled by 6.3125, llama.cpp scales them by 6.32") {
+		t.Errorf("notes %q", r.Notes)
+	}
+}
