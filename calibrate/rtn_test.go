@@ -2,6 +2,7 @@ package calibrate
 
 import (
 	"errors"
+	"hash/fnv"
 	"math"
 	"math/rand/v2"
 	"testing"
@@ -166,5 +167,27 @@ func BenchmarkRTN(b *testing.B) {
 			}
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(len(row)), "ns/weight")
 		})
+	}
+}
+
+// The bits of the scales, to be the same on every CPU.
+func TestRTNBits(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 6))
+	row := make([]float32, 1000)
+	for i := range row {
+		row[i] = float32(r.Uint32()>>8)*0x1p-24 - float32(r.Uint32()>>8)*0x1p-24
+	}
+	h := fnv.New64a()
+	for _, f := range []quant.Format{quant.W8{GroupSize: 32}, quant.W4{GroupSize: 32}, quant.W2{GroupSize: 64}} {
+		s := make([]tensor.Half, quant.Groups(f, len(row)))
+		if err := rtn(t).Scales(s, f, row); err != nil {
+			t.Fatal(err)
+		}
+		for _, v := range s {
+			h.Write([]byte{byte(v), byte(v >> 8)})
+		}
+	}
+	if got, want := h.Sum64(), uint64(0x63f2192d80844b75); got != want {
+		t.Errorf("digest %#x, want %#x", got, want)
 	}
 }

@@ -1,7 +1,9 @@
 package model
 
 import (
+	"encoding/binary"
 	"encoding/json"
+	"hash/fnv"
 	"math"
 	"math/big"
 	"math/rand/v2"
@@ -171,5 +173,26 @@ func TestRopeScaling(t *testing.T) {
 		if r.Base != 500000 || !reflect.DeepEqual(r.Scaling, c.want) {
 			t.Errorf("%v: base %g, scaling %+v", c.scaling, r.Base, r.Scaling)
 		}
+	}
+}
+
+// The bits of tables and frequencies, to be the same on every CPU.
+func TestTablesBits(t *testing.T) {
+	h := fnv.New64a()
+	add := func(x []float32) {
+		for _, v := range x {
+			var b [4]byte
+			binary.LittleEndian.PutUint32(b[:], math.Float32bits(v))
+			h.Write(b[:])
+		}
+	}
+	for _, E := range []int{8, 48, 64, 80, 128} {
+		cos, sin := scaledRope(E, 500000, nil, NewConfig("c", nil)).Tables(512)
+		add(cos)
+		add(sin)
+	}
+	add(ropeFrom(t, `{"rope_theta": 500000.0, "rope_scaling": {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}}`))
+	if got, want := h.Sum64(), uint64(0x30793b0bf40488dc); got != want {
+		t.Errorf("digest %#x, want %#x", got, want)
 	}
 }
