@@ -183,23 +183,6 @@ func (a *accumulator) finish() (*Input, error) {
 // maxSquare is beyond any sum whose float32 Hessian is finite.
 const maxSquare = 1e37
 
-// observer is exec's operations with an eye on the inputs of Linear.
-type observer struct {
-	exec.Ops
-	g    *model.Graph
-	sums map[string]*accumulator // by label; labels that are not there are not wanted
-	last *tensor.Mat             // counted already, and kept so that its address is not used again
-}
-
-// Linear implements exec.Ops.
-func (o *observer) Linear(x *tensor.Mat, l model.Linear) *tensor.Mat {
-	if a := o.sums[o.g.Weights[l.W].Input]; a != nil && x != o.last {
-		a.add(x)
-		o.last = x
-	}
-	return o.Ops.Linear(x, l)
-}
-
 // Sequences is calibration text: each starts at position 0.
 type Sequences [][]int32
 
@@ -244,7 +227,8 @@ func Observe(ctx context.Context, env Env, g *model.Graph, p *exec.Params, kv ex
 	if err := seqs.Check(g, context, 1); err != nil {
 		return nil, err
 	}
-	o := &observer{Ops: exec.NewPlain(g, p, env.Kernel, env.Pool, exec.NewCache(g, kv, context)), g: g, sums: map[string]*accumulator{}}
+	// Its passes go on to the end, for the output projection.
+	o := newObserver(exec.NewPlain(g, p, env.Kernel, env.Pool, exec.NewCache(g, kv, context)), g, nil, map[string]*accumulator{})
 	for _, w := range g.Weights {
 		if w.Input != "" && o.sums[w.Input] == nil {
 			o.sums[w.Input] = newAccumulator(env, w.Input, w.Shape[1], hessian)

@@ -316,7 +316,7 @@ func (r *run) pass(blocks []int, sums map[string]*accumulator, advance bool) err
 	givers := r.giversBefore(blocks)
 	g, params := r.section(append(slices.Clone(givers), blocks...))
 	plain := r.plain(g, params)
-	o := &observer{Ops: plain, g: r.m.Graph, sums: sums}
+	o := newObserver(plain, r.m.Graph, blocks, sums)
 	for i := range r.seqs {
 		if err := r.ctx.Err(); err != nil {
 			return err

@@ -1,0 +1,275 @@
+// Ladder measures calibration algorithms on a model: for each, the loss on a
+// text and the divergence from the float model, exact match on a task, the mean
+// proxy loss of the layers, seconds and peak memory. The quantized model runs
+// on the packed kernels with an 8-bit cache, as the runtime runs it. README.md has
+// the commands.
+//
+//	go run ./bench/ladder [flags] SOURCE
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"time"
+
+	"slmc/calibrate"
+	"slmc/internal/eval"
+	"slmc/internal/exec"
+	"slmc/internal/kernel"
+	"slmc/internal/pipeline"
+	"slmc/model"
+	slmrt "slmc/runtime"
+)
+
+type config struct {
+	source, text, task, file       string
+	weights, embeddings, algorithm string
+	embeddingAlgorithm, inputs     string
+	tokens, textTokens, rows       int
+	threads, refine                int
+	skip                           int
+	damp                           float64
+	actOrder, verbose              bool
+}
+
+func main() {
+	var c config
+	flag.StringVar(&c.file, "calibrate", "", "calibration text, plain or JSONL")
+	flag.IntVar(&c.tokens, "tokens", 32768, "calibration tokens")
+	flag.IntVar(&c.skip, "skip", 0, "calibration sequences to leave out at the start, for another draw")
+	flag.StringVar(&c.text, "text", "", "text to score")
+	flag.IntVar(&c.textTokens, "text-tokens", 40000, "its tokens")
+	flag.StringVar(&c.task, "task", "", "JSONL to score by exact match")
+	flag.IntVar(&c.rows, "rows", 300, "its rows")
+	flag.StringVar(&c.weights, "weights", "w2", "format of the weights")
+	flag.StringVar(&c.embeddings, "embeddings", "", "format of the embeddings")
+	flag.StringVar(&c.algorithm, "algorithm", "rtn", "float, rtn, imatrix, gptq or gptq-refined")
+	flag.StringVar(&c.embeddingAlgorithm, "embedding-algorithm", "rtn", "of the embedding: rtn, imatrix, ...")
+	flag.StringVar(&c.inputs, "inputs", string(calibrate.Linears), "float, blocks or linears")
+	flag.IntVar(&c.threads, "threads", 1, "threads")
+	flag.IntVar(&c.refine, "refine", calibrate.DefaultRefine, "rounds of gptq-refined")
+	flag.Float64Var(&c.damp, "damp", calibrate.DefaultDamp, "first damping of GPTQ")
+	flag.BoolVar(&c.actOrder, "act-order", false, "GPTQ by falling activation")
+	flag.BoolVar(&c.verbose, "v", false, "the proxy loss of each weight, on stderr")
+	flag.Parse()
+	if flag.NArg() != 1 {
+		flag.Usage()
+		os.Exit(2)
+	}
+	c.source = flag.Arg(0)
+	if err := run(context.Background(), c); err != nil {
+		fmt.Fprintln(os.Stderr, "ladder:", err)
+		os.Exit(1)
+	}
+}
+
+// result is one line of the output.
+type result struct {
+	Algorithm  string  `json:"algorithm"`
+	Inputs     string  `json:"inputs,omitempty"`
+	Tokens     int     `json:"calibration_tokens,omitempty"`
+	Proxy      float64 `json:"mean_proxy_loss,omitempty"`
+	Seconds    float64 `json:"seconds"` // of calibration
+	PeakRSS    int64   `json:"peak_rss_bytes"`
+	BPW        float64 `json:"bpw,omitempty"`
+	NLL        float64 `json:"nll,omitempty"`
+	KL         float64 `json:"kl_mean,omitempty"`
+	SameTop1   float64 `json:"same_top1,omitempty"`
+	ExactMatch float64 `json:"exact_match,omitempty"`
+}
+
+func run(ctx context.Context, c config) (err error) {
+	source, err := pipeline.Open(ctx, c.source, pipeline.Env{})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, source.Close()) }()
+	teacher, err := source.Runtime(0)
+	if err != nil {
+		return err
+	}
+	out := result{Algorithm: c.algorithm}
+	student := teacher
+	if c.algorithm != "float" {
+		if student, err = c.quantize(ctx, source.Checkpoint.Model, teacher, &out); err != nil {
+			return err
+		}
+	}
+	out.PeakRSS = slmrt.PeakRSS()
+	if c.text != "" {
+		if err := c.score(ctx, teacher, student, &out); err != nil {
+			return err
+		}
+	}
+	if c.task != "" {
+		if err := c.match(ctx, student, &out); err != nil {
+			return err
+		}
+	}
+	return json.NewEncoder(os.Stdout).Encode(out)
+}
+
+// named returns an algorithm by its name.
+func (c config) named(name string, k *kernel.Funcs) (calibrate.Algorithm, error) {
+	for _, a := range calibrate.Algorithms(k) {
+		if a.Name() != name {
+			continue
+		}
+		if g, ok := a.(calibrate.GPTQ); ok {
+			g.ActOrder, g.Damp = c.actOrder, c.damp
+			if g.Refine > 0 {
+				g.Refine = c.refine
+			}
+			return g, nil
+		}
+		return a, nil
+	}
+	return nil, fmt.Errorf("no algorithm %q", name)
+}
+
+// quantize makes the student.
+func (c config) quantize(ctx context.Context, m *model.Model, teacher *slmrt.Model, out *result) (*slmrt.Model, error) {
+	k, err := kernel.Select("")
+	if err != nil {
+		return nil, err
+	}
+	pool := exec.NewPool(c.threads)
+	defer pool.Close()
+	env := calibrate.Env{Kernel: k, Pool: pool}
+	recipe, err := model.Preset(c.weights, c.embeddings)
+	if err != nil {
+		return nil, err
+	}
+	cfg := calibrate.Config{Inputs: calibrate.Inputs(c.inputs)}
+	if cfg.Formats, err = recipe.Formats(m.Graph); err != nil {
+		return nil, err
+	}
+	if cfg.Algorithm, err = c.named(c.algorithm, k); err != nil {
+		return nil, err
+	}
+	if cfg.Embedding, err = c.named(c.embeddingAlgorithm, k); err != nil {
+		return nil, err
+	}
+	seqs, err := c.sequences(teacher)
+	if err != nil {
+		return nil, err
+	}
+	if seqs.Tokens() < min(m.Context, 2048) {
+		cfg.MinTokens = 1 // the smallest sizes of the ablation
+	}
+	p := &exec.Params{Mats: slices.Clone(teacher.Params.Mats), Vecs: teacher.Params.Vecs, Cos: teacher.Params.Cos, Sin: teacher.Params.Sin}
+	bytes := 0
+	cfg.Emit = func(i int, mat exec.Matrix) error {
+		p.Mats[i] = mat
+		bytes += len(mat.Panels)
+		return nil
+	}
+	level := slog.LevelWarn
+	if c.verbose {
+		level = slog.LevelDebug
+	}
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	begin := time.Now()
+	if cfg.Embedding.Needs() > calibrate.Nothing || cfg.Inputs == calibrate.Float {
+		if cfg.Statistics, err = calibrate.Observe(ctx, env, m.Graph, teacher.Params, exec.KVF32, seqs, max(cfg.Embedding.Needs(), cfg.Algorithm.Needs()) == calibrate.Hessian); err != nil {
+			return nil, err
+		}
+	}
+	report, err := calibrate.Run(ctx, env, m, seqs, cfg, log)
+	if err != nil {
+		return nil, err
+	}
+	out.Seconds = time.Since(begin).Seconds()
+	out.Inputs, out.Tokens = string(report.Inputs), report.Tokens
+	n := 0
+	for _, w := range report.Weights {
+		if w.Loss != nil {
+			out.Proxy += *w.Loss
+			n++
+		}
+	}
+	out.Proxy /= float64(max(n, 1))
+	for i, w := range m.Weights {
+		if !w.Role.Matrix() {
+			bytes += 4 * len(p.Vecs[i])
+		}
+	}
+	out.BPW = 8 * float64(bytes) / float64(m.Parameters())
+	student := *teacher
+	student.Params, student.KV = p, exec.KV8
+	return &student, nil
+}
+
+// sequences reads the calibration text, as many tokens as asked for.
+func (c config) sequences(m *slmrt.Model) (calibrate.Sequences, error) {
+	rows, err := pipeline.ReadRows(c.file, pipeline.Fields{})
+	if err != nil {
+		return nil, err
+	}
+	all, _, err := pipeline.Sequences(m, rows, m.Context)
+	if err != nil {
+		return nil, err
+	}
+	all = all[min(c.skip, len(all)):]
+	var out calibrate.Sequences
+	left := c.tokens
+	for _, q := range all {
+		if left == 0 {
+			break
+		}
+		q = q[:min(len(q), left)]
+		out, left = append(out, q), left-len(q)
+	}
+	return out, nil
+}
+
+// score measures loss and divergence on the text.
+func (c config) score(ctx context.Context, teacher, student *slmrt.Model, out *result) error {
+	rows, err := pipeline.ReadRows(c.text, pipeline.Fields{})
+	if err != nil {
+		return err
+	}
+	windows, _, err := pipeline.Sequences(student, rows, student.Context)
+	if err != nil {
+		return err
+	}
+	n := 0
+	windows = slices.DeleteFunc(windows, func(w []int32) bool { n += len(w); return n > c.textTokens })
+	k, err := kernel.Select("")
+	if err != nil {
+		return err
+	}
+	s, err := student.NewSession(slmrt.Options{Threads: c.threads})
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	t, err := teacher.NewSession(slmrt.Options{Threads: c.threads, KV: exec.KVF32})
+	if err != nil {
+		return err
+	}
+	defer t.Close()
+	score, err := eval.Score(ctx, k, s, t, student.Graph.Vocab, windows, func(int) {})
+	if err != nil {
+		return err
+	}
+	out.NLL, out.KL, out.SameTop1 = score.NLL, *score.KLMean, *score.SameTop1
+	return nil
+}
+
+// match scores the task.
+func (c config) match(ctx context.Context, student *slmrt.Model, out *result) error {
+	rows, err := pipeline.ReadRows(c.task, pipeline.Fields{})
+	if err != nil {
+		return err
+	}
+	t, err := pipeline.EvalTask(ctx, student, rows[:min(c.rows, len(rows))], slmrt.Options{}, c.threads, func(int) {})
+	out.ExactMatch = t.ExactMatch
+	return err
+}
