@@ -134,3 +134,18 @@ func TestGGUFInPeer(t *testing.T) {
 		}
 	}
 }
+
+// A Gemma 3 without windows has no key that says so in GGUF: its absence does.
+func TestGGUFWithoutWindows(t *testing.T) {
+	f := tiny(t, "gemma3-types")
+	f.config["layer_types"] = []string{"full_attention", "full_attention", "full_attention"}
+	m := open(t, f.write(t), Options{}).Model
+	path, _ := export(t, m, gguf.F32)
+	back := open(t, path, Options{}).Model
+	for i, b := range back.Blocks {
+		if b.Window != 0 || b.Rope != 0 {
+			t.Errorf("block %d: window %d, frequencies %d", i, b.Window, b.Rope)
+		}
+	}
+	sameWeights(t, "gemma3 without windows", m, back)
+}

@@ -282,6 +282,16 @@ func (r *ggufReader) gemma3() {
 	}
 }
 
+// repeat is a list of n times v; a count beyond any model's is cut, and refused
+// later.
+func repeat(n int, v any) []any {
+	out := make([]any, min(max(n, 0), 1<<16))
+	for i := range out {
+		out[i] = v
+	}
+	return out
+}
+
 // pattern reads which layers are windowed: a period, or a list with one entry a
 // block.
 func (r *ggufReader) pattern() {
@@ -308,7 +318,7 @@ func (r *ggufReader) pattern() {
 
 // ggufHarmless lists keys of an architecture that change no numbers, or none
 // that are read here.
-var ggufHarmless = []string{"vocab_size", "tensor_data_layout", "expert_used_count", "rope.scaling.original_context_length", "rope.scaling.finetuned"}
+var ggufHarmless = []string{"vocab_size", "tensor_data_layout", "expert_used_count", "rope.scaling.original_context_length", "rope.scaling.finetuned", "mm.tokens_per_image"}
 
 // refuseUnread refuses the first key of the architecture that nothing has read.
 func (r *ggufReader) refuseUnread() {

@@ -7,6 +7,7 @@ package model
 
 import (
 	"math"
+	"slices"
 
 	"slmc/formats"
 	"slmc/tensor"
@@ -45,9 +46,10 @@ func (c *Config) gemma(m gemma) *Graph {
 	bias := c.BoolOr("attention_bias", false)
 	windowed := c.sliding(d.L, m.local)
 	window := c.IntOr("sliding_window", 4096, maxContext)
-	if c.Null("sliding_window") {
+	if c.Null("sliding_window") && slices.Contains(windowed, true) {
 		c.Fail(formats.ErrUnsupported, "sliding_window", "is null: wanted the window of the sliding layers")
 	}
+	c.Only("sliding_window_size", window) // an older name that some files still carry
 	l := layer{qkvBias: bias, oBias: bias, qkNorm: m.qkNorm, sandwich: true, addOne: true, act: GELUTanh}
 	l.attnScale = 1 / math.Sqrt(c.FloatOr("query_pre_attn_scalar", 256))
 	l.attnCap = c.FloatNull("attn_logit_softcapping", m.attnCap)

@@ -219,6 +219,8 @@ func TestAccepts(t *testing.T) {
 		{"gemma3 rope_parameters", change(t, "gemma3_text", "rope_theta", absent{}, "rope_scaling", absent{}, "rope_local_base_freq", absent{},
 			"rope_parameters", m{"full_attention": m{"rope_type": "linear", "factor": 8.0, "rope_theta": 10000.0}, "sliding_attention": m{"rope_type": "default", "rope_theta": 10000.0}}), func(g *Graph) bool { return g.Ropes[0].InvFreq[0] == 0.125 && g.Ropes[1].InvFreq[0] == 1 }},
 		{"gemma3 pattern 2", change(t, "gemma3_text", "sliding_window_pattern", 2), func(g *Graph) bool { w := windows(g); return w[0] == 8 && w[1] == 0 && w[2] == 8 }},
+		{"gemma3 without windows", change(t, "gemma3_text", "num_hidden_layers", 2, "sliding_window", nil, "layer_types", []string{"full_attention", "full_attention"}), func(g *Graph) bool { return g.Blocks[0].Window == 0 && g.Blocks[1].Window == 0 }},
+		{"gemma2 window twice", change(t, "gemma2", "sliding_window_size", 8), func(g *Graph) bool { return g.Blocks[0].Window == 8 }},
 		{"gemma float32 scale", change(t, "gemma2", "torch_dtype", "float32"), func(g *Graph) bool { return g.EmbedScale == float32(math.Sqrt(48)) }},
 	} {
 		g, err := buildText(c.text)
@@ -276,6 +278,7 @@ func TestRefusals(t *testing.T) {
 		{change(t, "qwen3", "use_sliding_window", true, "layer_types", []string{"chunked_attention", "a", "a", "a", "a", "a"}), formats.ErrUnsupported, []string{"layer_types", "chunked_attention"}},
 		{change(t, "gemma3_text", "use_bidirectional_attention", true), formats.ErrUnsupported, []string{"use_bidirectional_attention"}},
 		{change(t, "gemma3_text", "sliding_window", nil), formats.ErrUnsupported, []string{"sliding_window"}},
+		{change(t, "gemma2", "sliding_window_size", 4096), formats.ErrUnsupported, []string{"sliding_window_size", "4096"}},
 		{change(t, "gemma2", "torch_dtype", "float8_e4m3fn"), formats.ErrUnsupported, []string{"torch_dtype", "float8_e4m3fn"}},
 		{change(t, "llama", "hidden_size", absent{}), formats.ErrCorrupt, []string{"hidden_size", "missing"}},
 		{change(t, "llama", "hidden_size", "48"), formats.ErrCorrupt, []string{"hidden_size", "integer"}},
