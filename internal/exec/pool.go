@@ -57,8 +57,8 @@ func (j job) run() {
 }
 
 // Run calls f on consecutive ranges that cover [0, n), at least grain long if
-// n allows, and returns when all are done. A panic in a worker is raised again
-// here.
+// n allows, and returns, or panics, when all are done. A panic in a worker is
+// raised again here.
 func (p *Pool) Run(n, grain int, f func(lo, hi int)) {
 	parts := min(p.threads, n/max(grain, 1))
 	if parts <= 1 {
@@ -74,8 +74,10 @@ func (p *Pool) Run(n, grain int, f func(lo, hi int)) {
 	for i := 1; i < parts; i++ {
 		p.jobs <- job{f, i * n / parts, (i + 1) * n / parts, &done, &failed, &mu}
 	}
-	f(0, n/parts)
-	done.Wait()
+	func() {
+		defer done.Wait() // when f panics here too: no worker outlives the call
+		f(0, n/parts)
+	}()
 	if failed != nil {
 		panic(failed)
 	}

@@ -3,6 +3,7 @@ package exec
 import (
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 func TestPoolCovers(t *testing.T) {
@@ -24,6 +25,36 @@ func TestPoolCovers(t *testing.T) {
 			}
 		}
 		p.Close()
+	}
+}
+
+// A panic in the caller's part waits for the workers: they use the caller's
+// memory.
+func TestPoolWaitsWhenCallerPanics(t *testing.T) {
+	p := NewPool(2)
+	defer p.Close()
+	started, finish := make(chan bool), make(chan bool)
+	var ended atomic.Bool
+	func() {
+		defer func() {
+			if r := recover(); r != "caller" {
+				t.Errorf("recovered %v", r)
+			}
+		}()
+		p.Run(2, 1, func(lo, hi int) {
+			if lo == 0 {
+				<-started
+				close(finish)
+				panic("caller")
+			}
+			close(started)
+			<-finish
+			time.Sleep(10 * time.Millisecond)
+			ended.Store(true)
+		})
+	}()
+	if !ended.Load() {
+		t.Error("Run ended before its worker")
 	}
 }
 
