@@ -303,3 +303,16 @@ func pairs(g *model.Graph) Plan {
 	}
 	return p
 }
+
+// MarshalText implements encoding.TextMarshaler.
+func (p Plan) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (p *Plan) UnmarshalText(text []byte) error {
+	s, err := Parse(string(text))
+	if err == nil && s.Kind != Mapped {
+		err = fmt.Errorf("%w: %q is no map of blocks such as 6-9:5", ErrPlan, text)
+	}
+	*p = s.Map
+	return err
+}
