@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 	testscript.Main(withBinaries{m}, map[string]func(){"slmc": main})
 }
 
-// withBinaries removes what binary built when the tests are over.
+// withBinaries removes what program built when the tests are over.
 type withBinaries struct{ m *testing.M }
 
 func (w withBinaries) Run() int {
@@ -44,8 +44,8 @@ var binaries struct {
 	dir string
 }
 
-// binary builds cmd/NAME as users get it, once, and returns its path.
-func binary(t testing.TB, name string) string {
+// program builds cmd/NAME as users get it, once, and returns its path.
+func program(t testing.TB, name string) string {
 	t.Helper()
 	binaries.Lock()
 	defer binaries.Unlock()
@@ -106,7 +106,7 @@ func TestScripts(t *testing.T) {
 		t.Fatal(err)
 	}
 	data := assistantBundle(t)
-	slmrt := binary(t, "slmrt")
+	slmrt := program(t, "slmrt")
 	testscript.Run(t, testscript.Params{
 		Dir:                 filepath.Join(repo, "testdata/script"),
 		RequireExplicitExec: true,
