@@ -93,7 +93,7 @@ func (t *meter) run(ctx context.Context, g *model.Graph, wrap func(seq int, ops 
 func (t *meter) kl(ctx context.Context, p Plan) (float64, error) {
 	sum := 0.0
 	seed, scratch := make([]float32, t.g.Vocab), make([]float32, t.g.Vocab)
-	err := t.run(ctx, link(t.g, p), nil, func(at int, z *tensor.Mat) {
+	err := t.run(ctx, t.g.LinkKV(p), nil, func(at int, z *tensor.Mat) {
 		for r := range z.R {
 			sum += train.DistillRow(t.f, seed, z.Row(r), t.teacher[at+r], scratch, 1)
 		}

@@ -56,65 +56,14 @@ func (p Plan) String() string {
 
 // Check reports the first reason why the blocks of g can not share by p.
 func (p Plan) Check(g *model.Graph) error {
-	if len(p) == 0 {
-		return fmt.Errorf("%w: no block would take", ErrPlan)
-	}
-	for _, taker := range p.Takers() {
-		if err := p.pair(g, taker, p[taker]); err != nil {
-			return fmt.Errorf("%w: block %d can not read block %d: %w", ErrPlan, taker, p[taker], err)
-		}
+	if err := g.CheckKV(p); err != nil {
+		return fmt.Errorf("%w: %w", ErrPlan, err)
 	}
 	return nil
 }
 
-// pair reports why taker can not read giver.
-func (p Plan) pair(g *model.Graph, taker, giver int) error {
-	L := len(g.Blocks)
-	for _, i := range []int{taker, giver} {
-		if i < 0 || i >= L {
-			return fmt.Errorf("there is no block %d, the model has 0 to %d", i, L-1)
-		}
-	}
-	if giver >= taker {
-		return errors.New("a giver must run before its takers")
-	}
-	if from, ok := p[giver]; ok {
-		return fmt.Errorf("block %d takes from block %d itself, a taker has nothing to give; let both read block %d", giver, from, from)
-	}
-	for _, i := range []int{taker, giver} {
-		if from := g.Blocks[i].KVFrom; from != i {
-			return fmt.Errorf("block %d reads block %d already", i, from)
-		}
-	}
-	for i, b := range g.Blocks {
-		if i != taker && b.KVFrom == taker {
-			return fmt.Errorf("block %d reads block %d already, a taker has nothing to give", i, taker)
-		}
-	}
-	return compatible(&g.Blocks[taker], &g.Blocks[giver])
-}
-
-// compatible reports why the keys and values of b are not what a reads.
-func compatible(a, b *model.Block) error {
-	switch {
-	case a.KVHeads != b.KVHeads || a.HeadDim != b.HeadDim:
-		return fmt.Errorf("it has %d KV heads of %d, wanted %d of %d", b.KVHeads, b.HeadDim, a.KVHeads, a.HeadDim)
-	case a.Rope != b.Rope:
-		return fmt.Errorf("its keys are rotated by table %d, wanted %d", b.Rope, a.Rope)
-	case a.Window != b.Window:
-		return fmt.Errorf("it sees a window of %s, wanted %s", windowName(b.Window), windowName(a.Window))
-	case (a.KNorm == model.None) != (b.KNorm == model.None):
-		return errors.New("only one of them norms its keys")
-	}
-	return nil
-}
-
-func windowName(w int) string {
-	if w == 0 {
-		return "all positions"
-	}
-	return fmt.Sprintf("%d positions", w)
-}
+// Of is the plan that g was rewritten by; empty without sharing.
+func Of(g *model.Graph) Plan { return g.KVMap() }
 
 // Kind is a way to choose a plan.
 type Kind string
@@ -279,7 +228,7 @@ func last(g *model.Graph, n int) (Plan, error) {
 	p := Plan{}
 	for i := first; i < len(g.Blocks); i++ {
 		giver := first - 1
-		for giver >= 0 && (g.Blocks[giver].KVFrom != giver || compatible(&g.Blocks[i], &g.Blocks[giver]) != nil) {
+		for giver >= 0 && (g.Blocks[giver].KVFrom != giver || g.Blocks[i].CanRead(&g.Blocks[giver]) != nil) {
 			giver--
 		}
 		if giver < 0 {
@@ -296,7 +245,7 @@ func pairs(g *model.Graph) Plan {
 	taken := make([]bool, len(g.Blocks))
 	for i := range g.Blocks {
 		for j := i + 1; j < len(g.Blocks) && !taken[i] && g.Blocks[i].KVFrom == i; j++ {
-			if !taken[j] && g.Blocks[j].KVFrom == j && compatible(&g.Blocks[j], &g.Blocks[i]) == nil {
+			if !taken[j] && g.Blocks[j].KVFrom == j && g.Blocks[j].CanRead(&g.Blocks[i]) == nil {
 				p[j], taken[i], taken[j] = i, true, true
 			}
 		}

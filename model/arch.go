@@ -35,7 +35,12 @@ func Build(c *Config, ignore ...string) (*Graph, error) {
 	}
 	c.common()
 	g := arch.build(c)
+	c.Has(KVFromKey) // read below
 	c.RefuseUnread(ignore)
+	if err := c.Err(); err != nil {
+		return nil, err
+	}
+	g = c.shareKV(g)
 	if err := c.Err(); err != nil {
 		return nil, err
 	}
