@@ -166,6 +166,9 @@ func (h *hfWriter) plan() error {
 	if kept := h.config["torch_dtype"]; kept != typ.torch {
 		h.note("torch_dtype stays %v, since it decides the embedding's scale", kept)
 	}
+	if len(h.m.KVMap()) > 0 {
+		h.note("blocks share keys and values, which %s says in config.json: only slmc reads it, other programs miss weights", model.KVFromKey)
+	}
 	return h.ownConfig(typ.torch)
 }
 

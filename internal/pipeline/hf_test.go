@@ -3,6 +3,7 @@ package pipeline_test
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,6 +12,8 @@ import (
 
 	"slmc/formats"
 	"slmc/internal/pipeline"
+	"slmc/kvshare"
+	"slmc/model"
 )
 
 // converted writes a model as a Hugging Face folder.
@@ -185,6 +188,38 @@ func TestConvertRefuses(t *testing.T) {
 	}
 	if left, _ := os.ReadDir(dir); len(left) != 1 {
 		t.Errorf("files left: %v", left)
+	}
+}
+
+// A model whose blocks share keys and values keeps its map and only the weights
+// that are left; GGUF has no words for it.
+func TestConvertShared(t *testing.T) {
+	for _, name := range []string{"llama", "gemma2", "mobilellm-ls", "qwen3"} {
+		o := open(t, testdata("arch", name))
+		last := len(o.Graph().Blocks) - 1
+		from := 1
+		if name == "gemma2" {
+			from = last - 2 // the same window
+		}
+		m, err := kvshare.Rewrite(o.Checkpoint.Model, kvshare.Plan{last: from})
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.Checkpoint.Model = m
+		o.Checkpoint.Form = "rewritten" // config.json of the source is not the model's
+		path, r := converted(t, o, pipeline.HFOptions{})
+		if !r.Exact || !strings.Contains(strings.Join(r.Notes, "\n"), model.KVFromKey) {
+			t.Errorf("%s: %+v", name, r)
+		}
+		back := open(t, path)
+		sameModel(t, name+" shared", o, back, 0)
+		if got := kvshare.Of(back.Graph()); got.String() != (kvshare.Plan{last: from}).String() {
+			t.Errorf("%s: the folder shares %s", name, got)
+		}
+		_, err = pipeline.Export(t.Context(), back, filepath.Join(t.TempDir(), "out.gguf"), pipeline.ExportOptions{Type: "f32"}, quiet, nil)
+		if !errors.Is(err, formats.ErrUnsupported) || !strings.Contains(err.Error(), fmt.Sprintf("block %d reads the keys and values of block %d", last, from)) {
+			t.Errorf("%s: export says %v", name, err)
+		}
 	}
 }
 

@@ -40,6 +40,13 @@ func configOf(g *model.Graph, dtype string) (map[string]any, error) {
 		return nil, err
 	}
 	c["rope_scaling"] = scaling
+	if len(g.KVMap()) > 0 {
+		var from []any
+		for _, b := range g.Blocks {
+			from = append(from, integer(b.KVFrom))
+		}
+		c[model.KVFromKey] = from
+	}
 	configWords[g.Arch](g, c)
 	return c, nil
 }
