@@ -363,6 +363,9 @@ func (c *Config) Unread() []string {
 
 // RefuseUnread records every unread key that is not in ignore.
 func (c *Config) RefuseUnread(ignore []string) {
+	if len(*c.errs) > 0 {
+		return // reading may have ended early: a key that was not read says nothing
+	}
 	for _, key := range c.Unread() {
 		if !slices.Contains(ignore, c.path+key) {
 			c.Fail(formats.ErrUnsupported, key, "is unknown, its value is %s: it may change the numbers", brief(c.values[key]))

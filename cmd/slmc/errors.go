@@ -43,6 +43,7 @@ var exitCodes = []struct {
 	{formats.ErrCorrupt, exitIntegrity},
 	{quant.ErrNotFinite, exitIntegrity},
 	{exec.ErrNotFinite, exitIntegrity},
+	{tokenizer.ErrCorrupt, exitIntegrity},
 	{formats.ErrUnsupported, exitUnsupported},
 	{tokenizer.ErrUnsupported, exitUnsupported},
 	{jinja.ErrUnsupported, exitUnsupported},

@@ -103,7 +103,7 @@ func loadTokenizer(c convert.Tokenizer, vocab int) (*tokenizer.Tokenizer, error)
 	}
 	tok, err := load(data, config)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", filepath.Base(path), err)
+		return nil, err
 	}
 	if n := tok.VocabSize(); n > vocab {
 		return nil, formats.Corrupt(filepath.Base(path), "", -1, "the tokenizer has %d tokens, the model's embedding %d rows", n, vocab)
