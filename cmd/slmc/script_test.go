@@ -22,7 +22,7 @@ import (
 const repo = "../.."
 
 func TestMain(m *testing.M) {
-	testscript.Main(withBinaries{m}, map[string]func(){"slmc": main})
+	testscript.Main(withBinaries{m}, map[string]func(){"slmc": main, "measure": measure})
 }
 
 // withBinaries removes what program built when the tests are over.
