@@ -5,10 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"time"
 
-	"slmc/internal/exec"
 	"slmc/internal/train"
-	"slmc/model"
 	"slmc/tensor"
 )
 
@@ -17,274 +16,272 @@ import (
 // teacher's output of that block, in squared error, from the student's own
 // input of it, so that later blocks make up for earlier ones. Memory holds one
 // block's training state and the two streams of activations, whatever the
-// model's depth.
+// model's depth; what is finished goes to the sink, or waits for the
+// end-to-end phase.
 //
-// We differ: blocks that read another block's keys and values are trained
-// together with it.
-
-// BlockConfig is how blocks are trained.
-type BlockConfig struct {
-	Epochs      float64 `json:"epochs" yaml:"epochs"` // passes over the sequences, for each block
-	BatchTokens int     `json:"batch_tokens" yaml:"batch_tokens"`
-	LR          float64 `json:"lr" yaml:"lr"`
-	ScaleLR     float64 `json:"scale_lr" yaml:"scale_lr"`
-	Seed        uint64  `json:"seed" yaml:"seed"`
-}
+// We differ: blocks that share keys and values, or weights, are trained
+// together; the error is relative to the teacher's mean square, so that one
+// learning rate serves blocks of all sizes; activations and the cache are
+// rounded as the runtime rounds them.
 
 // BlockReport is what training one unit of blocks told.
 type BlockReport struct {
-	First, Last int     // blocks
-	Before      float64 // mean squared error relative to the teacher's mean square, of the first batch
-	After       float64 // of the last batches
-}
-
-// units lists runs of blocks [first, end) that share no cache with others.
-func units(g *model.Graph) [][2]int {
-	var out [][2]int
-	for i, b := range g.Blocks {
-		if b.KVFrom == i {
-			out = append(out, [2]int{i, i + 1})
-			continue
-		}
-		// A taker joins everything from its giver on.
-		for len(out) > 0 && out[len(out)-1][0] > b.KVFrom {
-			out = out[:len(out)-1]
-		}
-		out[len(out)-1][1] = i + 1
-	}
-	return out
+	First  int     `json:"first"` // blocks
+	Last   int     `json:"last"`
+	Before float64 `json:"before"` // mean squared error relative to the teacher's mean square, of the first step
+	After  float64 `json:"after"`  // of the last steps
 }
 
 // blockTrainer carries both streams from block to block.
 type blockTrainer struct {
-	Run
-	c       BlockConfig
-	s       *student
-	t, u    *train.Tape // student's and teacher's
-	tw      *window     // teacher's weights, one unit at a time
-	seqs    []span      // where each sequence lies in the streams
-	sx, tx  *tensor.Mat // student's and teacher's input of the next unit
-	longest int
+	*Run
+	s     *student
+	tape  *train.Tape
+	u     *teacher
+	sx    *stream // student's input of the next unit
+	units [][2]int
+	plans [][][]int // batches of each unit
+	after int       // steps of the phase that follows
+	keep  bool      // the end-to-end phase needs what was trained
+	all   [][]int   // every sequence, in parts
+
+	step     int // of all units
+	in, want *tensor.Mat
 }
 
-type span struct{ at, n int }
+func newBlockTrainer(r *Run, s *student, u *teacher, longest, after int) *blockTrainer {
+	b := &blockTrainer{Run: r, s: s, u: u, units: units(r.Teacher.Graph), after: after, keep: after > 0}
+	b.tape = train.NewTape(r.Teacher.Graph, s, r.Kernel, r.Pool.Run, s.rounding(r.Kernel, r.KV8), longest)
+	order := make([]int, len(r.Seqs))
+	for i := range order {
+		order[i] = i
+	}
+	b.all = r.parts(order)
+	c := r.Config.Blocks
+	for _, unit := range b.units {
+		b.plans = append(b.plans, plan(r.Seqs, c.Epochs, c.BatchTokens, r.Config.Seed+1+uint64(unit[0])))
+	}
+	return b
+}
 
-// BlockWise trains s block by block.
-func (r Run) blockWise(ctx context.Context, s *student, c BlockConfig, progress func(unit, units int)) ([]BlockReport, error) {
-	b := &blockTrainer{Run: r, c: c, s: s, tw: &window{m: r.Teacher, w: make([][]float32, len(r.Teacher.Weights))}}
-	var err error
-	if b.longest, err = r.longest(); err != nil {
+// steps is the number of steps of all units.
+func (b *blockTrainer) steps() int {
+	n := 0
+	for _, p := range b.plans {
+		n += len(p)
+	}
+	return n
+}
+
+// run trains every unit.
+func (b *blockTrainer) run(ctx context.Context, sink Sink) (out []BlockReport, err error) {
+	g := b.Teacher.Graph
+	if b.sx, err = newStream(b.Seqs, g.Hidden, b.Scratch, b.streamBytes()); err != nil {
 		return nil, err
 	}
-	b.t = train.NewTape(r.Teacher.Graph, s, r.Kernel, r.Pool.Run, s.rounding(r.Kernel, r.KV8), b.longest)
-	b.u = train.NewTape(r.Teacher.Graph, b.tw, r.Kernel, r.Pool.Run, train.Rounding{}, b.longest)
+	defer func() { err = errors.Join(err, b.sx.close()) }()
 	if err := b.embed(); err != nil {
 		return nil, err
 	}
-	var out []BlockReport
-	all := units(r.Teacher.Graph)
-	for i, u := range all {
-		rep, err := b.unit(ctx, u[0], u[1])
+	for i, unit := range b.units {
+		rep, err := b.unit(ctx, i)
 		if err != nil {
-			return out, fmt.Errorf("blocks %d to %d: %w", u[0], u[1]-1, err)
+			return out, fmt.Errorf("blocks %d to %d: %w", unit[0], unit[1]-1, err)
 		}
 		out = append(out, rep)
-		progress(i+1, len(all))
+		for _, w := range blockWeights(g, unit[0], unit[1]) {
+			b.s.all[w].rest()
+			if b.keep {
+				continue
+			}
+			if err := b.s.emitOne(w, sink); err != nil {
+				return out, err
+			}
+		}
 	}
 	return out, nil
 }
 
 // embed fills both streams with the embeddings of all sequences.
 func (b *blockTrainer) embed() error {
-	g, total := b.Teacher.Graph, 0
-	for _, s := range b.Seqs {
-		b.seqs = append(b.seqs, span{total, len(s)})
-		total += len(s)
-	}
-	if err := b.tw.load([]int{g.Embed}); err != nil {
+	if err := b.u.embed(b.all); err != nil {
 		return err
 	}
-	e := b.s.all[g.Embed]
+	embed := b.Teacher.Embed
+	if err := b.s.load(embed, false); err != nil {
+		return err
+	}
+	e := b.s.all[embed]
 	e.wake()
 	defer e.rest()
-	e.round(0, e.rows)
-	b.sx, b.tx = newMat(total, g.Hidden), newMat(total, g.Hidden)
-	for i, ids := range b.Seqs {
-		for stream, tape := range map[*tensor.Mat]*train.Tape{b.sx: b.t, b.tx: b.u} {
-			tape.Start([]int{len(ids)})
-			x := tape.Embed(ids, 0)
-			for r := range x.R {
-				copy(stream.Row(b.seqs[i].at+r), x.Row(r))
-			}
-		}
-	}
-	return nil
+	b.s.each(b.Pool.Run, (*latent).round)
+	return embedStream(b.Run, b.tape, b.sx, b.all)
 }
 
-func newMat(R, C int) *tensor.Mat {
-	return &tensor.Mat{R: R, C: C, Stride: C, X: make([]float32, R*C)}
-}
+func (b *blockTrainer) unitState(unit int) string { return fmt.Sprintf("%s.unit%d", b.State, unit) }
 
-// unit trains the blocks [first, end) and moves both streams past them.
-func (b *blockTrainer) unit(ctx context.Context, first, end int) (BlockReport, error) {
-	g := b.Teacher.Graph
-	ids := blockWeights(g, first, end)
-	if err := b.tw.load(ids); err != nil {
-		return BlockReport{}, err
-	}
-	var lengths []int
+// unit trains a unit, or takes it from its state, and moves both streams past
+// its blocks.
+func (b *blockTrainer) unit(ctx context.Context, unit int) (BlockReport, error) {
+	first, end := b.units[unit][0], b.units[unit][1]
+	ids := blockWeights(b.Teacher.Graph, first, end)
+	b.tape.Released()
 	for _, i := range ids {
-		b.s.all[i].wake()
-		lengths = append(lengths, len(b.s.all[i].w), len(b.s.all[i].scales))
-	}
-	defer func() {
-		for _, i := range ids {
-			b.s.all[i].rest()
+		if err := b.s.load(i, false); err != nil {
+			return BlockReport{}, err
 		}
-	}()
+		b.s.all[i].wake()
+	}
+	rep := BlockReport{First: first, Last: end - 1}
+	found, err := b.take(unit, ids, &rep)
+	if err != nil {
+		return rep, err
+	}
 	// The teacher's outputs take the place of its inputs: they are the targets
 	// now, and the inputs of the next unit.
-	b.advance(b.u, b.tx, first, end)
-	opt := train.NewAdamW(lengths)
-	batches := plan(b.Seqs, b.c.Epochs, b.c.BatchTokens, b.c.Seed+uint64(first))
-	rep := BlockReport{First: first, Last: end - 1}
-	recent := 0.0
-	for step, batch := range batches {
-		if err := ctx.Err(); err != nil {
+	if err := b.u.advance(ctx, b.all, first, end); err != nil {
+		return rep, err
+	}
+	if !found {
+		if err := b.train(ctx, unit, ids, &rep); err != nil {
 			return rep, err
 		}
-		loss := b.step(batch, first, end)
-		if math.IsNaN(loss) || math.IsInf(loss, 0) {
-			return rep, fmt.Errorf("%w: the loss of step %d is %g; lower the learning rate", ErrDiverged, step, loss)
-		}
-		if step == 0 {
-			rep.Before = loss
-		}
-		if n := len(batches) - step; n <= lossWindow {
-			recent += loss / float64(min(lossWindow, len(batches)))
-		}
-		rate := train.Cosine(step, 0, len(batches), 1, 0.05)
-		opt.Step()
-		for k, i := range ids {
-			l := b.s.all[i]
-			opt.Update(2*k, l.w, l.dw, float32(rate*b.c.LR), b.Pool.Run)
-			if l.format != nil {
-				opt.Update(2*k+1, l.scales, l.dscales, float32(rate*b.c.ScaleLR), b.Pool.Run)
-			}
-		}
 	}
-	rep.After = recent
+	b.step += len(b.plans[unit])
 	b.s.each(b.Pool.Run, (*latent).round)
-	b.advance(b.t, b.sx, first, end)
-	return rep, nil
+	b.tape.Moved()
+	last := unit == len(b.units)-1 // nobody reads what comes after
+	if last {
+		return rep, nil
+	}
+	return rep, advance(ctx, b.Run, b.tape, b.sx, b.all, first, end, &b.in)
 }
 
-// step computes the gradients of one batch and returns its relative error.
-func (b *blockTrainer) step(batch []int, first, end int) float64 {
-	b.s.each(b.Pool.Run, func(l *latent, lo, hi int) {
-		l.round(lo, hi)
-		clear(l.grad[lo*l.cols : hi*l.cols])
-	})
-	y := b.run(b.t, b.sx, batch, first, end)
-	want := b.gather(b.tx, batch)
-	size, err := 0.0, 0.0
-	for i, v := range want.X {
-		d := y.X[i] - v
-		size += float64(v) * float64(v)
-		err += float64(d) * float64(d)
-		want.X[i] = d
+// take restores a finished unit.
+func (b *blockTrainer) take(unit int, ids []int, rep *BlockReport) (found bool, err error) {
+	if b.State == "" {
+		return false, nil
 	}
-	// The gradient of the error relative to the teacher's mean square, so that
-	// one learning rate serves all blocks.
-	scale := float32(2 / max(size, 1e-30))
-	for i := range want.X {
-		want.X[i] *= scale
+	s, found, err := readState(b.unitState(unit), b.arrays(ids))
+	if err != nil || !found {
+		return false, err
 	}
-	b.t.Backward(y, want)
-	b.s.each(b.Pool.Run, (*latent).back)
-	return err / max(size, 1e-30)
+	if len(s.losses) != 2 {
+		return false, damagedState(b.unitState(unit), "%d losses, wanted 2", len(s.losses))
+	}
+	rep.Before, rep.After = s.losses[0], s.losses[1]
+	return true, nil
 }
 
-// gather copies the rows of a batch's sequences out of a stream.
-func (b *blockTrainer) gather(stream *tensor.Mat, batch []int) *tensor.Mat {
-	n := 0
-	for _, i := range batch {
-		n += b.seqs[i].n
-	}
-	x := newMat(n, stream.C)
-	at := 0
-	for _, i := range batch {
-		s := b.seqs[i]
-		copy(x.X[at*x.C:(at+s.n)*x.C], stream.X[s.at*x.C:])
-		at += s.n
-	}
-	return x
-}
-
-// run executes the blocks on a batch of a stream.
-func (b *blockTrainer) run(tape *train.Tape, stream *tensor.Mat, batch []int, first, end int) *tensor.Mat {
-	var lengths []int
-	for _, i := range batch {
-		lengths = append(lengths, b.seqs[i].n)
-	}
-	tape.Start(lengths)
-	x := tape.Input(b.gather(stream, batch))
-	for i := first; i < end; i++ {
-		x = exec.Block(b.Teacher.Graph, tape, i, x, 0)
-	}
-	return x
-}
-
-// advance replaces a stream by what the blocks make of it.
-func (b *blockTrainer) advance(tape *train.Tape, stream *tensor.Mat, first, end int) {
-	for _, batch := range plan(b.Seqs, 1, b.c.BatchTokens, 0) {
-		y := b.run(tape, stream, batch, first, end)
-		at := 0
-		for _, i := range batch {
-			s := b.seqs[i]
-			copy(stream.X[s.at*y.C:(s.at+s.n)*y.C], y.X[at*y.C:])
-			at += s.n
-		}
-	}
-}
-
-// blockWeights lists the weights of the blocks [first, end), each once.
-func blockWeights(g *model.Graph, first, end int) []int {
-	var out []int
-	seen := map[int]bool{model.None: true}
-	for i := first; i < end; i++ {
-		b := &g.Blocks[i]
-		for _, w := range []int{b.AttnNorm, b.Q.W, b.Q.B, b.K.W, b.K.B, b.V.W, b.V.B, b.O.W, b.O.B, b.QNorm, b.KNorm, b.PostAttnNorm,
-			b.FFNNorm, b.Gate.W, b.Gate.B, b.Up.W, b.Up.B, b.Down.W, b.Down.B, b.PostFFNNorm} {
-			if !seen[w] {
-				seen[w] = true
-				out = append(out, w)
-			}
-		}
+func (b *blockTrainer) arrays(ids []int) [][]float32 {
+	var out [][]float32
+	for _, i := range ids {
+		out = append(out, b.s.all[i].w, b.s.all[i].scales)
 	}
 	return out
 }
 
-// window holds the teacher's weights of one unit.
-type window struct {
-	m *model.Model
-	w [][]float32
-}
-
-// load replaces what is held by these weights.
-func (w *window) load(ids []int) error {
-	clear(w.w)
-	var errs []error
-	for _, i := range ids {
-		x, err := w.m.Tensor(i)
-		w.w[i] = x
-		errs = append(errs, err)
+// train makes all steps of a unit and keeps its state.
+func (b *blockTrainer) train(ctx context.Context, unit int, ids []int, rep *BlockReport) error {
+	var lengths []int
+	for _, a := range b.arrays(ids) {
+		lengths = append(lengths, len(a))
 	}
-	return errors.Join(errs...)
+	opt := train.NewAdamW(lengths)
+	power, err := b.power(ctx)
+	if err != nil {
+		return err
+	}
+	batches, c := b.plans[unit], b.Config.Blocks
+	begin, tokens, left := time.Now(), 0, 0
+	for _, batch := range batches {
+		left += b.tokens(batch)
+	}
+	for step, batch := range batches {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		loss, err := b.gradients(batch, b.units[unit], power)
+		if err != nil {
+			return err
+		}
+		if step == 0 {
+			rep.Before = loss
+		}
+		if math.IsNaN(loss) || math.IsInf(loss, 0) || loss > firstRise*rep.Before+firstRise {
+			return fmt.Errorf("%w: the loss of step %d is %g, the first had %g; lower the learning rate", ErrDiverged, step, loss, rep.Before)
+		}
+		if n := len(batches) - step; n <= lossWindow {
+			rep.After += loss / float64(min(lossWindow, len(batches)))
+		}
+		rate := train.Cosine(step, 0, len(batches), 1, blockLastLR)
+		opt.Step()
+		for k, i := range ids {
+			l := b.s.all[i]
+			opt.Update(2*k, l.w, l.grad, float32(rate*c.LR), b.Pool.Run)
+			if l.format != nil {
+				opt.Update(2*k+1, l.scales, l.dscales, float32(rate*c.ScaleLR), b.Pool.Run)
+			}
+		}
+		n := b.tokens(batch)
+		tokens, left = tokens+n, left-n
+		phase := fmt.Sprintf("blocks %d to %d", rep.First, rep.Last)
+		b.Progress(Progress{phase, b.step + step + 1, b.steps() + b.after, loss, tokens, left, time.Since(begin)})
+	}
+	if b.State == "" {
+		return nil
+	}
+	return writeState(b.unitState(unit), state{losses: []float64{rep.Before, rep.After}, arrays: b.arrays(ids)})
 }
 
-// Value implements train.Weights.
-func (w *window) Value(i int) []float32 { return w.w[i] }
+// blockLastLR is the share of the learning rate at a unit's end (EfficientQAT's
+// code, which has a twentieth).
+const blockLastLR = 0.05
 
-// Grad implements train.Weights: none is wanted.
-func (w *window) Grad(int) []float32 { return nil }
+// power is the mean square of the teacher's outputs.
+func (b *blockTrainer) power(ctx context.Context) (float64, error) {
+	sum, n := 0.0, 0
+	for _, part := range b.all {
+		if err := ctx.Err(); err != nil {
+			return 0, err
+		}
+		b.want = reshape(b.want, b.tokens(part), b.Teacher.Hidden)
+		if err := b.u.x.get(b.want, part); err != nil {
+			return 0, err
+		}
+		for _, v := range b.want.X {
+			sum += float64(v) * float64(v)
+		}
+		n += len(b.want.X)
+	}
+	return max(sum/float64(n), 1e-30), nil
+}
+
+// gradients computes the gradients of one batch and returns its relative error.
+func (b *blockTrainer) gradients(batch []int, unit [2]int, power float64) (float64, error) {
+	b.s.each(b.Pool.Run, func(l *latent, lo, hi int) {
+		l.round(lo, hi)
+		clear(l.grad[lo*l.cols : hi*l.cols])
+	})
+	b.tape.Moved()
+	total := float64(b.tokens(batch)) * float64(b.Teacher.Hidden) * power
+	sum := 0.0
+	for _, part := range b.parts(batch) {
+		_, lengths := b.concat(part)
+		b.in, b.want = reshape(b.in, b.tokens(part), b.sx.D), reshape(b.want, b.tokens(part), b.sx.D)
+		if err := errors.Join(b.sx.get(b.in, part), b.u.x.get(b.want, part)); err != nil {
+			return 0, err
+		}
+		b.tape.Start(lengths, true)
+		x := b.tape.Input(b.in)
+		y := (&pass{g: b.Teacher.Graph, tape: b.tape}).run(x, unit[0], unit[1])
+		for i, v := range b.want.X {
+			d := y.X[i] - v
+			sum += float64(d) * float64(d)
+			b.want.X[i] = d * float32(2/total)
+		}
+		b.tape.Backward(y, b.want)
+	}
+	b.s.each(b.Pool.Run, (*latent).back)
+	return sum / total, nil
+}

@@ -6,237 +6,264 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
-	"math/rand/v2"
+	"os"
+	"slices"
 	"time"
 
 	"slmc/internal/exec"
-	"slmc/internal/kernel"
 	"slmc/internal/train"
-	"slmc/model"
-	"slmc/quant"
 	"slmc/tensor"
 )
-
-// Config is how a model is trained end to end. All of it decides the result.
-type Config struct {
-	Epochs      float64 `json:"epochs" yaml:"epochs"`             // passes over the sequences
-	BatchTokens int     `json:"batch_tokens" yaml:"batch_tokens"` // of one step, at least one sequence
-	LR          float64 `json:"lr" yaml:"lr"`                     // of weights and norms
-	ScaleLR     float64 `json:"scale_lr" yaml:"scale_lr"`         // of scales
-	Warmup      int     `json:"warmup" yaml:"warmup"`             // steps of rising rate
-	LastLR      float64 `json:"last_lr" yaml:"last_lr"`           // share of the rate at the end
-	Clip        float64 `json:"clip" yaml:"clip"`                 // largest gradient norm
-	// Frozen is the share of the steps, at the end, in which codes no longer
-	// move and only scales, norms and floats learn.
-	Frozen float64 `json:"frozen" yaml:"frozen"`
-	Seed   uint64  `json:"seed" yaml:"seed"`
-}
-
-// DefaultConfig is what docs/experiments.md, "End-to-end training", arrives at
-// for models of a few million parameters.
-func DefaultConfig() Config {
-	return Config{Epochs: 4, BatchTokens: 3072, LR: 1e-3, ScaleLR: 2e-4, Warmup: 30, LastLR: 0.02, Clip: 1, Seed: 1}
-}
-
-// ErrDiverged is returned when a loss is not finite, or rises far beyond where
-// it began.
-var ErrDiverged = errors.New("training diverged")
-
-// Run is what a training run works with; none of it but the model, the
-// formats, the sequences and the config decides a bit of the result.
-type Run struct {
-	Teacher *model.Model
-	Formats []quant.Format // of each weight
-	KV8     bool           // the cache is rounded to 8 bits
-	Scales  Scales         // first scales
-	Seqs    [][]int32      // each at most the context long
-	Config  Config
-	Kernel  *kernel.Funcs
-	Pool    *exec.Pool
-	State   string // file that keeps the state of an unfinished run; "" for none
-	// Every is the number of steps between two states.
-	Every    int
-	Log      *slog.Logger
-	Progress func(p Progress)
-}
-
-// Progress is the state of a run after a step.
-type Progress struct {
-	Step, Steps int
-	Loss        float64 // KL to the teacher in nats a token, of this batch
-	Tokens      int     // trained so far in this process
-	Elapsed     time.Duration
-}
-
-// Report is what a run tells at its end: deterministic.
-type Report struct {
-	Steps     int     `json:"steps"`
-	Tokens    int     `json:"tokens"`
-	FirstLoss float64 `json:"first_loss"` // of the first step, before anything was learned
-	LastLoss  float64 `json:"last_loss"`  // mean of the last steps
-}
 
 // lossWindow is the number of steps that LastLoss averages.
 const lossWindow = 20
 
-// diverged is how far beyond the first loss a loss may rise.
-const diverged = 4
+// Bounds of divergence: how far beyond the first loss one loss may rise, and
+// beyond the best mean of lossWindow steps their mean; the latter with some
+// nats more, since a loss near 0 may double without harm.
+const (
+	firstRise = 4
+	bestRise  = 4
+	riseNats  = 0.05
+)
 
-// trainer is one run.
+// trainer is the end-to-end phase: all weights, scales and norms learn from
+// the teacher's distribution at every position (Hinton et al., arXiv
+// 1503.02531).
 type trainer struct {
-	Run
+	*Run
 	s       *student
 	opt     *train.AdamW
-	tape    *train.Tape
-	teacher *train.Tape
-	batches [][]int // indices of Seqs, of one epoch after another
+	pass    *pass
+	head    *train.Tape
+	teacher *teacher
+	ready   bool      // the teacher's last stream is there for all that is left
+	batches [][]int   // indices of Seqs, of one epoch after another
+	average []average // of what is trained, with EMA
 	report  Report
 	recent  []float64
+	lowest  float64 // best mean of a full window
 	step    int
+	before  int // steps of the phases before
+
+	states, dx *tensor.Mat // of a part: the teacher's last stream, the gradient of the student's
+	seed       *tensor.Mat // of some rows
 }
 
-// EndToEnd trains all weights, scales and norms against the teacher's logits
-// at every position and gives the result to sink. A run that was stopped
-// continues from State and gives the same bytes.
-func EndToEnd(ctx context.Context, r Run, sink Sink) (Report, error) {
-	t, err := newTrainer(r)
-	if err != nil {
-		return Report{}, err
+// average is the moving average of one weight and its scales.
+type average struct{ w, scales []float32 }
+
+func newTrainer(r *Run, s *student, longest int) (*trainer, error) {
+	if r.Progress == nil {
+		r.Progress = func(Progress) {}
 	}
-	if err := t.resume(); err != nil {
-		return Report{}, err
+	if r.Log == nil {
+		r.Log = slog.New(slog.DiscardHandler)
 	}
-	begin, tokens := time.Now(), 0
-	for t.step < len(t.batches) {
-		if err := ctx.Err(); err != nil {
-			return t.report, errors.Join(err, t.save())
+	g := r.Teacher.Graph
+	t := &trainer{Run: r, s: s, lowest: math.Inf(1)}
+	t.batches = plan(r.Seqs, r.Config.Epochs, r.Config.BatchTokens, r.Config.Seed)
+	tape := train.NewTape(g, s, r.Kernel, r.Pool.Run, s.rounding(r.Kernel, r.KV8), longest)
+	t.head = train.NewTape(g, s, r.Kernel, r.Pool.Run, s.rounding(r.Kernel, r.KV8), longest)
+	t.pass = newPass(g, tape, longest)
+	var err error
+	t.teacher, err = newTeacher(r, longest)
+	return t, err
+}
+
+// prepare makes room for training; with empty the weights come from a state.
+func (t *trainer) prepare(empty bool) error {
+	if t.opt != nil {
+		return nil
+	}
+	if err := t.s.loadAll(empty); err != nil {
+		return err
+	}
+	var lengths []int
+	for _, l := range t.s.all {
+		l.wake()
+		lengths = append(lengths, len(l.w), len(l.scales))
+		if t.Config.EMA > 0 {
+			t.average = append(t.average, average{slices.Clone(l.w), slices.Clone(l.scales)})
 		}
-		loss, n := t.train()
-		if err := t.watch(loss); err != nil {
-			return t.report, err
+	}
+	t.opt = train.NewAdamW(lengths)
+	return nil
+}
+
+// run trains to the end and emits the result.
+func (t *trainer) run(ctx context.Context, sink Sink) (Report, error) {
+	if err := t.prepare(false); err != nil {
+		return t.report, err
+	}
+	if err := t.teach(ctx); err != nil {
+		return t.report, err
+	}
+	begin, tokens, left := time.Now(), 0, 0
+	for _, b := range t.batches[t.step:] {
+		left += t.tokens(b)
+	}
+	for t.step < len(t.batches) && t.report.Stopped == "" {
+		if err := ctx.Err(); err != nil {
+			return t.report, errors.Join(err, t.save(false))
+		}
+		loss, n, err := t.train()
+		if err == nil {
+			err = t.watch(loss)
+		}
+		if err != nil {
+			if err = t.fallBack(err); err != nil {
+				return t.report, err
+			}
+			break
 		}
 		t.step++
-		tokens += n
+		tokens, left = tokens+n, left-n
 		t.report.Tokens += n
-		if t.Progress != nil {
-			t.Progress(Progress{t.step, len(t.batches), loss, tokens, time.Since(begin)})
-		}
+		t.Progress(Progress{"end to end", t.before + t.step, t.before + len(t.batches), loss, tokens, left, time.Since(begin)})
 		if t.Every > 0 && t.step%t.Every == 0 {
-			if err := t.save(); err != nil {
+			if err := t.save(true); err != nil {
 				return t.report, err
 			}
 		}
 	}
 	t.report.Steps = t.step
-	return t.report, t.s.emit(r.Formats, sink)
-}
-
-func newTrainer(r Run) (*trainer, error) {
-	g := r.Teacher.Graph
-	s, err := newStudent(r.Teacher, r.Formats, r.Scales)
-	if err != nil {
-		return nil, err
-	}
-	fixed, err := newFixed(r.Teacher)
-	if err != nil {
-		return nil, err
-	}
-	for _, l := range s.all {
-		l.wake()
-	}
-	t := &trainer{Run: r, s: s}
-	longest, err := r.longest()
-	if err != nil {
-		return nil, err
-	}
-	if t.batches = plan(r.Seqs, r.Config.Epochs, r.Config.BatchTokens, r.Config.Seed); len(t.batches) == 0 {
-		return nil, errors.New("nothing to train on: no sequences, or no epochs")
-	}
-	t.tape = train.NewTape(g, s, r.Kernel, r.Pool.Run, s.rounding(r.Kernel, r.KV8), longest)
-	t.teacher = train.NewTape(g, fixed, r.Kernel, r.Pool.Run, train.Rounding{}, longest)
-	var lengths []int
-	for _, l := range s.all {
-		lengths = append(lengths, len(l.w), len(l.scales))
-	}
-	t.opt = train.NewAdamW(lengths)
-	return t, nil
-}
-
-// longest is the length of the longest sequence, which must fit the model.
-func (r *Run) longest() (int, error) {
-	longest := 0
-	for i, q := range r.Seqs {
-		if len(q) == 0 || len(q) > r.Teacher.Context {
-			return 0, fmt.Errorf("training sequence %d has %d tokens, the model has %d positions", i, len(q), r.Teacher.Context)
+	for i, a := range t.average {
+		if l := t.s.all[i]; !l.frozen {
+			l.w, l.scales = a.w, a.scales
 		}
-		longest = max(longest, len(q))
 	}
-	return longest, nil
+	return t.report, t.s.emit(sink)
 }
 
-// plan lists the batches of all epochs, as indices of seqs: each epoch in a new
-// order, a batch of at most size tokens or one sequence.
-func plan(seqs [][]int32, epochs float64, size int, seed uint64) [][]int {
-	var out [][]int
-	total := int(math.Round(epochs * float64(len(seqs))))
-	for epoch := uint64(0); total > 0; epoch++ {
-		r := rand.New(rand.NewPCG(seed, epoch))
-		var batch []int
+// teach computes the teacher's last stream for the sequences that are left,
+// unless the phase before has.
+func (t *trainer) teach(ctx context.Context) error {
+	if !t.ready {
+		var parts [][]int
+		seen := make([]bool, len(t.Seqs))
 		tokens := 0
-		for _, i := range r.Perm(len(seqs))[:min(total, len(seqs))] {
-			if tokens > 0 && tokens+len(seqs[i]) > size {
-				out, batch, tokens = append(out, batch), nil, 0
+		for _, b := range t.batches[t.step:] {
+			for _, i := range b {
+				if !seen[i] {
+					seen[i], tokens = true, tokens+len(t.Seqs[i])
+				}
 			}
-			batch, tokens = append(batch, i), tokens+len(seqs[i])
 		}
-		out = append(out, batch)
-		total -= len(seqs)
+		var order []int
+		for i, s := range seen {
+			if s {
+				order = append(order, i)
+			}
+		}
+		if len(order) > 0 {
+			parts = t.parts(order)
+		}
+		t.Log.Info("the teacher reads the sequences", "sequences", len(order), "tokens", tokens)
+		if err := t.teacher.all(ctx, parts); err != nil {
+			return err
+		}
+		t.ready = true
 	}
-	return out
+	return t.teacher.headOnly()
 }
 
 // train makes one step and returns the batch's loss and its tokens.
-func (t *trainer) train() (loss float64, tokens int) {
-	var ids []int32
-	var lengths []int
-	for _, i := range t.batches[t.step] {
-		ids, lengths = append(ids, t.Seqs[i]...), append(lengths, len(t.Seqs[i]))
-	}
-	freeze := float64(t.step) >= float64(len(t.batches))*(1-t.Config.Frozen)
+func (t *trainer) train() (loss float64, tokens int, err error) {
+	batch := t.batches[t.step]
+	tokens = t.tokens(batch)
 	t.s.each(t.Pool.Run, func(l *latent, lo, hi int) {
 		l.round(lo, hi)
 		clear(l.grad[lo*l.cols : hi*l.cols])
 	})
-	for _, l := range t.s.all {
-		l.frozen = freeze && l.format != nil
+	t.freeze(t.step) // after the rounding that its codes stay at
+	t.pass.tape.Moved()
+	t.head.Moved()
+	for _, part := range t.parts(batch) {
+		l, err := t.part(part, tokens)
+		if err != nil {
+			return 0, 0, err
+		}
+		loss += l
 	}
-	want := t.forward(t.teacher, ids, lengths)
-	got := t.forward(t.tape, ids, lengths)
-	seed := &tensor.Mat{R: got.R, C: got.C, Stride: got.C, X: make([]float32, got.R*got.C)}
-	loss = t.loss(seed, got, want) / float64(len(ids))
-	t.tape.Backward(got, seed)
 	t.s.each(t.Pool.Run, (*latent).back)
 	t.update()
-	return loss, len(ids)
+	return loss / float64(tokens), tokens, nil
 }
 
-func (t *trainer) forward(tape *train.Tape, ids []int32, lengths []int) *tensor.Mat {
-	tape.Start(lengths)
-	z, err := exec.Forward(t.Teacher.Graph, tape, exec.Batch{IDs: ids}, 0)
-	if err != nil {
-		panic("qat: a tape does not fail: " + err.Error())
+// freeze stops the codes if step is among the last ones that Frozen asks for.
+func (t *trainer) freeze(step int) {
+	for _, l := range t.s.all {
+		l.frozen = l.format != nil && float64(step) >= float64(len(t.batches))*(1-t.Config.Frozen)
 	}
-	return z
 }
 
-// loss is the sum of the divergences, split by rows; its sum runs in order.
-func (t *trainer) loss(seed, got, want *tensor.Mat) float64 {
+// part adds the gradients of one part of a batch of tokens tokens and returns
+// the sum of its losses. The head runs over some rows at a time, so that the
+// logits of a large vocabulary stay few.
+func (t *trainer) part(part []int, tokens int) (float64, error) {
+	ids, lengths := t.concat(part)
+	D, V := t.Teacher.Hidden, t.Teacher.Vocab
+	t.states = reshape(t.states, len(ids), D)
+	if err := t.teacher.x.get(t.states, part); err != nil {
+		return 0, err
+	}
+	x := t.pass.forward(ids, lengths)
+	t.dx = reshape(t.dx, len(ids), D)
+	targets := next(ids, lengths)
+	const logits = 1 << 20 // of a run of rows
+	rows := max(16, logits/V)
+	loss := 0.0
+	for r := 0; r < len(ids); r += rows {
+		n := min(rows, len(ids)-r)
+		want := t.teacher.logits(between(t.states, r, n))
+		t.head.Start([]int{n}, true)
+		h := t.head.Input(between(x, r, n))
+		z := exec.Head(t.Teacher.Graph, t.head, h)
+		t.seed = reshape(t.seed, n, V)
+		loss += t.loss(t.seed, z, want, targets[r:r+n], float32(tokens))
+		t.head.Backward(z, t.seed)
+		copy(t.dx.X[r*D:(r+n)*D], t.head.Grad(h).X)
+	}
+	t.pass.backward(t.dx)
+	return loss, nil
+}
+
+// between is the n rows of x from r on.
+func between(x *tensor.Mat, r, n int) *tensor.Mat {
+	return &tensor.Mat{R: n, C: x.C, Stride: x.Stride, X: x.X[r*x.Stride : (r+n-1)*x.Stride+x.C]}
+}
+
+// next lists the token that follows each; -1 at the end of a sequence.
+func next(ids []int32, lengths []int) []int32 {
+	out := make([]int32, len(ids))
+	copy(out, ids[1:])
+	at := 0
+	for _, n := range lengths {
+		at += n
+		out[at-1] = -1
+	}
+	return out
+}
+
+// loss is the sum of the losses of some rows, whose gradient of the mean over
+// tokens it writes to seed; split by rows, its sum runs in order.
+func (t *trainer) loss(seed, got, want *tensor.Mat, targets []int32, tokens float32) float64 {
 	sums := make([]float64, got.R)
-	n := float32(got.R)
+	share := t.Config.CrossEntropy
 	t.Pool.Run(got.R, 8, func(lo, hi int) {
-		scratch := make([]float32, got.C)
+		scratch, data := make([]float32, got.C), make([]float32, got.C)
 		for r := lo; r < hi; r++ {
-			sums[r] = train.DistillRow(t.Kernel, seed.Row(r), got.Row(r), want.Row(r), scratch, n)
+			d := seed.Row(r)
+			sums[r] = train.DistillRow(t.Kernel, d, got.Row(r), want.Row(r), scratch, tokens)
+			if share == 0 {
+				continue
+			}
+			sums[r] *= 1 - share
+			sums[r] += share * train.CrossEntropyRow(t.Kernel, data, got.Row(r), targets[r], tokens)
+			for i := range d {
+				d[i] = float32(float32(1-share)*d[i]) + float32(float32(share)*data[i])
+			}
 		}
 	})
 	total := 0.0
@@ -250,56 +277,173 @@ func (t *trainer) loss(seed, got, want *tensor.Mat) float64 {
 func (t *trainer) update() {
 	var grads [][]float32
 	for _, l := range t.s.all {
-		grads = append(grads, l.dw, l.dscales)
+		if !l.frozen {
+			grads = append(grads, l.grad)
+		}
+		grads = append(grads, l.dscales)
 	}
 	train.ClipNorm(grads, t.Config.Clip)
 	rate := train.Cosine(t.step, t.Config.Warmup, len(t.batches), 1, t.Config.LastLR)
 	t.opt.Step()
 	for i, l := range t.s.all {
 		if !l.frozen {
-			t.opt.Update(2*i, l.w, l.dw, float32(rate*t.Config.LR), t.Pool.Run)
+			t.opt.Update(2*i, l.w, l.grad, float32(rate*t.Config.LR), t.Pool.Run)
 		}
 		if l.format != nil {
 			t.opt.Update(2*i+1, l.scales, l.dscales, float32(rate*t.Config.ScaleLR), t.Pool.Run)
 		}
 	}
+	for i, a := range t.average {
+		l := t.s.all[i]
+		train.Average(a.w, l.w, float32(t.Config.EMA), t.Pool.Run)
+		train.Average(a.scales, l.scales, float32(t.Config.EMA), t.Pool.Run)
+	}
 }
 
-// watch keeps the report and stops a run that can not come to good.
+// watch keeps the report, and reports a run that can not come to good.
 func (t *trainer) watch(loss float64) error {
 	if math.IsNaN(loss) || math.IsInf(loss, 0) {
 		return fmt.Errorf("%w: the loss of step %d is %g; lower the learning rate", ErrDiverged, t.step, loss)
 	}
 	if t.step == 0 {
 		t.report.FirstLoss = loss
-	} else if loss > diverged*t.report.FirstLoss+diverged {
+	} else if loss > firstRise*t.report.FirstLoss+firstRise {
 		return fmt.Errorf("%w: the loss of step %d is %.4f, the first had %.4f; lower the learning rate", ErrDiverged, t.step, loss, t.report.FirstLoss)
 	}
 	t.recent = append(t.recent, loss)
 	t.recent = t.recent[max(0, len(t.recent)-lossWindow):]
-	t.report.LastLoss = 0
-	for _, l := range t.recent {
-		t.report.LastLoss += l / float64(len(t.recent))
+	t.report.LastLoss = mean(t.recent)
+	if len(t.recent) < lossWindow {
+		return nil
+	}
+	if t.report.LastLoss > bestRise*t.lowest+riseNats {
+		return fmt.Errorf("%w: the losses of the last %d steps to step %d are %.4f on average, they have been %.4f; lower the learning rate", ErrDiverged, lossWindow, t.step, t.report.LastLoss, t.lowest)
+	}
+	t.lowest = min(t.lowest, t.report.LastLoss)
+	return nil
+}
+
+func mean(x []float64) float64 {
+	sum := 0.0
+	for _, v := range x {
+		sum += v / float64(len(x))
+	}
+	return sum
+}
+
+// arrays lists everything that learns, in the order of the state's file.
+func (t *trainer) arrays() [][]float32 {
+	var out [][]float32
+	for _, l := range t.s.all {
+		out = append(out, l.w, l.scales, l.levels)
+	}
+	for _, a := range t.average {
+		out = append(out, a.w, a.scales)
+	}
+	_, m, v := t.opt.State()
+	return append(append(out, m...), v...)
+}
+
+// save writes the state; at regular steps also as the best, if it is.
+func (t *trainer) save(regular bool) error {
+	if t.State == "" {
+		return nil
+	}
+	steps, _, _ := t.opt.State()
+	s := state{
+		numbers: []uint64{uint64(t.step), uint64(t.report.Tokens), uint64(steps)},
+		losses:  append([]float64{t.report.FirstLoss, t.lowest}, t.recent...), arrays: t.arrays(),
+	}
+	for _, b := range t.report.Blocks {
+		s.numbers, s.losses = append(s.numbers, uint64(b.First), uint64(b.Last)), append(s.losses, b.Before, b.After)
+	}
+	s.numbers = append(s.numbers, uint64(len(t.report.Blocks)))
+	if err := writeState(t.State, s); err != nil {
+		return err
+	}
+	if !regular || len(t.recent) < lossWindow || t.report.LastLoss > t.lowest {
+		return nil
+	}
+	return t.keepBest(s)
+}
+
+func (t *trainer) best() string { return t.State + ".best" }
+
+// keepBest makes the state just written the best too, without writing it again
+// where a file may have two names.
+func (t *trainer) keepBest(s state) error {
+	part := t.best() + ".part"
+	if err := os.Remove(part); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("save training state: %w", err)
+	}
+	if os.Link(t.State, part) != nil {
+		return writeState(t.best(), s)
+	}
+	if err := os.Rename(part, t.best()); err != nil {
+		return fmt.Errorf("save training state: %w", err)
 	}
 	return nil
 }
 
-// fixed are the teacher's weights, which nobody trains.
-type fixed [][]float32
-
-func newFixed(m *model.Model) (fixed, error) {
-	out := make(fixed, len(m.Weights))
-	for i := range out {
-		var err error
-		if out[i], err = m.Tensor(i); err != nil {
-			return nil, err
-		}
+// resume goes on from the state file, if there is one.
+func (t *trainer) resume() (found bool, err error) {
+	if t.State == "" || len(t.batches) == 0 {
+		return false, nil
 	}
-	return out, nil
+	if _, err := os.Stat(t.State); errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	if err := t.prepare(true); err != nil {
+		return false, err
+	}
+	if err := t.restore(t.State); err != nil {
+		return false, err
+	}
+	t.Log.Info("training goes on", "step", t.step, "steps", len(t.batches))
+	return true, nil
 }
 
-// Value implements train.Weights.
-func (f fixed) Value(i int) []float32 { return f[i] }
+// restore takes everything from a state file.
+func (t *trainer) restore(path string) error {
+	s, found, err := readState(path, t.arrays())
+	if err != nil {
+		return err
+	}
+	n := len(s.numbers)
+	if !found || n < 4 || len(s.losses) < 2 {
+		return damagedState(path, "%d numbers and %d losses", n, len(s.losses))
+	}
+	blocks := int(min(s.numbers[n-1], uint64(n)))
+	if n != 4+2*blocks || len(s.losses) < 2+2*blocks || s.numbers[0] > uint64(len(t.batches)) {
+		return damagedState(path, "%d numbers and %d losses, step %d", n, len(s.losses), s.numbers[0])
+	}
+	t.step, t.report.Tokens = int(s.numbers[0]), int(s.numbers[1])
+	t.report.FirstLoss, t.lowest = s.losses[0], s.losses[1]
+	rest := len(s.losses) - 2*blocks
+	t.recent, t.report.Blocks = slices.Clone(s.losses[2:rest]), nil
+	for i := range blocks {
+		t.report.Blocks = append(t.report.Blocks, BlockReport{int(s.numbers[3+2*i]), int(s.numbers[4+2*i]), s.losses[rest+2*i], s.losses[rest+2*i+1]})
+	}
+	_, m, v := t.opt.State()
+	t.opt.Restore(int(s.numbers[2]), m, v)
+	t.freeze(t.step - 1)
+	t.report.LastLoss = mean(t.recent)
+	return nil
+}
 
-// Grad implements train.Weights: none is wanted.
-func (f fixed) Grad(int) []float32 { return nil }
+// fallBack returns to the best state after a divergence, or gives the reason
+// back when there is none.
+func (t *trainer) fallBack(reason error) error {
+	if !errors.Is(reason, ErrDiverged) || t.State == "" {
+		return reason
+	}
+	if _, err := os.Stat(t.best()); err != nil {
+		return reason
+	}
+	if err := t.restore(t.best()); err != nil {
+		return errors.Join(reason, err)
+	}
+	t.report.Stopped = reason.Error()
+	t.Log.Warn("training stopped; the best state is kept", "reason", reason, "step", t.step)
+	return nil
+}

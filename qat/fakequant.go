@@ -37,27 +37,29 @@ type latent struct {
 	rows   int
 	cols   int
 	groups int
-	w      []float32 // [rows cols]
+	w      []float32 // [rows cols]; nil until loaded
 	scales []float32 // [rows groups], what float16 scales are rounded from
 
 	// What only training needs, nil while the weight is at rest.
-	value       []float32 // what the forward pass uses
-	levels      []float32 // of value
-	grad        []float32 // of value
-	dw, dscales []float32
-	frozen      bool // codes no longer move: only scales learn
+	value   []float32 // what the forward pass uses
+	levels  []float32 // of value
+	grad    []float32 // of value, and after back of w
+	dscales []float32
+	frozen  bool // codes no longer move: only scales learn
+
+	done bool // given to the sink
 }
 
 // wake makes room for training, rest gives it back.
 func (l *latent) wake() {
 	n := len(l.w)
-	l.value, l.grad, l.dw = make([]float32, n), make([]float32, n), make([]float32, n)
+	l.value, l.grad = make([]float32, n), make([]float32, n)
 	if l.format != nil {
 		l.levels, l.dscales = make([]float32, n), make([]float32, len(l.scales))
 	}
 }
 
-func (l *latent) rest() { l.value, l.levels, l.grad, l.dw, l.dscales = nil, nil, nil, nil, nil }
+func (l *latent) rest() { l.value, l.levels, l.grad, l.dscales = nil, nil, nil, nil }
 
 func (l *latent) half(g int) tensor.Half { return tensor.HalfFrom(l.scales[g]) }
 
@@ -83,10 +85,10 @@ func (l *latent) round(lo, hi int) {
 	}
 }
 
-// back turns the gradient of value into those of w and scales, rows [lo, hi).
+// back turns the gradient of value into those of w, in its place, and scales,
+// rows [lo, hi).
 func (l *latent) back(lo, hi int) {
 	if l.format == nil {
-		copy(l.dw[lo*l.cols:hi*l.cols], l.grad[lo*l.cols:])
 		return
 	}
 	G := l.format.Group()
@@ -95,52 +97,86 @@ func (l *latent) back(lo, hi int) {
 		for g := range l.groups {
 			a, b := r*l.cols+g*G, r*l.cols+min((g+1)*G, l.cols)
 			inv := quant.Inverse(l.half(r*l.groups + g).Float32())
-			ds := float32(0)
-			for i := a; i < b; i++ {
-				x, d := float32(l.w[i]*inv), l.grad[i]
-				switch {
-				case l.frozen:
-					ds += float32(d * l.levels[i])
-				case x < least || x > most:
-					l.dw[i] = 0
-					ds += float32(d * l.levels[i])
-				default:
-					l.dw[i] = d
-					ds += float32(d * float32(l.levels[i]-x))
-				}
-			}
-			l.dscales[r*l.groups+g] = ds
+			l.dscales[r*l.groups+g] = backGroup(l.grad[a:b], l.levels[a:b], l.w[a:b], inv, least, most, l.frozen)
 		}
 	}
+}
+
+// backGroup is back for one group; it returns the gradient of its scale.
+func backGroup(grad, levels, w []float32, inv, least, most float32, frozen bool) float32 {
+	ds := float32(0)
+	levels, w = levels[:len(grad)], w[:len(grad)]
+	if frozen {
+		for i, d := range grad {
+			ds += float32(d * levels[i])
+		}
+		return ds
+	}
+	for i, d := range grad {
+		x := float32(w[i] * inv)
+		if x < least || x > most {
+			grad[i], x = 0, 0
+		}
+		ds += float32(d * float32(levels[i]-x))
+	}
+	return ds
 }
 
 // student is the trained model: its weights as train.Tape wants them.
 type student struct {
-	g   *model.Graph
-	all []*latent
+	m       *model.Model
+	formats []quant.Format
+	scales  Scales
+	all     []*latent
 }
 
-// newStudent reads the weights of m and chooses the first scales.
-func newStudent(m *model.Model, formats []quant.Format, scales Scales) (*student, error) {
-	s := &student{g: m.Graph, all: make([]*latent, len(m.Weights))}
+// newStudent prepares the weights of m without reading any.
+func newStudent(m *model.Model, formats []quant.Format, scales Scales) *student {
+	s := &student{m: m, formats: formats, scales: scales, all: make([]*latent, len(m.Weights))}
 	for i, w := range m.Weights {
-		data, err := m.Tensor(i)
-		if err != nil {
-			return nil, err
-		}
-		l := &latent{rows: 1, cols: len(data), w: data}
+		l := &latent{rows: 1, cols: w.Elems()}
 		if w.Role.Matrix() {
 			l.rows, l.cols = w.Shape[0], w.Shape[1]
-		}
-		if f, ok := formats[i].(quant.Leveled); ok && w.Role.Matrix() {
-			l.format, l.groups = f, quant.Groups(f, l.cols)
-			if err := l.start(scales); err != nil {
-				return nil, fmt.Errorf("%s: %w", w.Name, err)
+			if f, ok := formats[i].(quant.Leveled); ok {
+				l.format, l.groups = f, quant.Groups(f, l.cols)
 			}
 		}
 		s.all[i] = l
 	}
-	return s, nil
+	return s
+}
+
+// load reads weight i, unless it is there, with the scales that training starts
+// from; with empty it only makes room for what a state holds.
+func (s *student) load(i int, empty bool) (err error) {
+	l := s.all[i]
+	if l.w != nil {
+		return nil
+	}
+	if empty {
+		l.w, l.scales = make([]float32, l.rows*l.cols), make([]float32, l.rows*l.groups)
+		return nil
+	}
+	if l.w, err = s.m.Tensor(i); err != nil {
+		return err
+	}
+	if l.format == nil {
+		return nil
+	}
+	if err := l.start(s.scales); err != nil {
+		return fmt.Errorf("%s: %w", s.m.Weights[i].Name, err)
+	}
+	return nil
+}
+
+// loadAll loads every weight.
+func (s *student) loadAll(empty bool) error {
+	for i := range s.all {
+		if err := s.load(i, empty); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // start chooses the scales that training begins with.
@@ -175,28 +211,42 @@ func (s *student) each(split train.Split, f func(l *latent, lo, hi int)) {
 	}
 }
 
-// emit gives the final weights: row forms of matrices, 16 rows at a time, and
-// vectors as they are.
-func (s *student) emit(formats []quant.Format, sink Sink) error {
-	for i, l := range s.all {
-		if !s.g.Weights[i].Role.Matrix() {
-			if err := sink.Vector(i, l.w); err != nil {
-				return err
-			}
-			continue
+// emit gives what was trained: row forms of matrices, 16 rows at a time, and
+// vectors as they are. Weights that nobody trained are read and rounded.
+func (s *student) emit(sink Sink) error {
+	for i := range s.all {
+		if err := s.emitOne(i, sink); err != nil {
+			return err
 		}
-		for r := 0; r < l.rows; r += kernel.Rows {
-			var rows [][]byte
-			for k := r; k < min(r+kernel.Rows, l.rows); k++ {
-				enc, err := l.encode(formats[i], k)
-				if err != nil {
-					return fmt.Errorf("%s row %d: %w", s.g.Weights[i].Name, k, err)
-				}
-				rows = append(rows, enc)
+	}
+	return nil
+}
+
+// emitOne gives one weight, once, and drops it.
+func (s *student) emitOne(i int, sink Sink) error {
+	l := s.all[i]
+	if l.done {
+		return nil
+	}
+	if err := s.load(i, false); err != nil {
+		return err
+	}
+	l.done = true
+	defer func() { l.w, l.scales = nil, nil }()
+	if !s.m.Weights[i].Role.Matrix() {
+		return sink.Vector(i, l.w)
+	}
+	for r := 0; r < l.rows; r += kernel.Rows {
+		var rows [][]byte
+		for k := r; k < min(r+kernel.Rows, l.rows); k++ {
+			enc, err := l.encode(s.formats[i], k)
+			if err != nil {
+				return fmt.Errorf("%s row %d: %w", s.m.Weights[i].Name, k, err)
 			}
-			if err := sink.Rows(i, r, rows); err != nil {
-				return err
-			}
+			rows = append(rows, enc)
+		}
+		if err := sink.Rows(i, r, rows); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -214,7 +264,10 @@ func (l *latent) encode(f quant.Format, r int) ([]byte, error) {
 	}
 	if l.frozen {
 		// Levels times scales round to themselves, so frozen codes stay.
-		row = l.value[r*l.cols : (r+1)*l.cols]
+		row = make([]float32, l.cols)
+		for k := range row {
+			row[k] = float32(l.levels[r*l.cols+k] * half[k/l.format.Group()].Float32())
+		}
 	}
 	return f.Encode(nil, row, half)
 }
@@ -232,10 +285,7 @@ type Sink struct {
 func (s *student) rounding(f *kernel.Funcs, kv8 bool) train.Rounding {
 	nan := float32(math.NaN())
 	scratch := sync.Pool{New: func() any { return new(rounded) }}
-	r := train.Rounding{Input: func(w int, row []float32) {
-		if s.all[w].format == nil {
-			return
-		}
+	r := train.Rounding{Rounds: func(w int) bool { return s.all[w].format != nil }, Input: func(row []float32) {
 		x := scratch.Get().(*rounded)
 		defer scratch.Put(x)
 		n := (len(row) + kernel.Sub - 1) / kernel.Sub

@@ -16,53 +16,59 @@ import (
 
 // A state is what an unfinished run needs to go on, bit for bit:
 //
-//	magic    8 bytes "slmcqat1"
-//	header   step, tokens, optimizer steps (uint64 each), first loss, number of
-//	         recent losses, these losses (float64 bits), number of arrays
-//	arrays   length (uint64) and float32 each: for every weight w and scales,
-//	         then the optimizer's m and v of both
+//	magic    8 bytes "slmcqat2"
+//	numbers  count (uint64) and uint64 each
+//	losses   count (uint64) and float64 bits each
+//	arrays   count (uint64), then for each its length (uint64) and float32s
 //	sum      SHA-256 of all before
 //
-// all little-endian. It is read by the process that wrote it, so to speak: the
-// cache key of the run is part of its name, and any damage starts the run anew
-// with an error instead of going on from something else.
-const stateMagic = "slmcqat1"
+// all little-endian. The run's cache key is part of its name; any damage is an
+// error instead of going on from something else. Each finished unit of blocks
+// has a file of its own, the end-to-end phase one that is replaced.
+const stateMagic = "slmcqat2"
 
-// arrays lists everything that learns, in the order of the file.
-func (t *trainer) arrays() [][]float32 {
-	var out [][]float32
-	for _, l := range t.s.all {
-		out = append(out, l.w, l.scales, l.levels)
-	}
-	_, m, v := t.opt.State()
-	return append(append(out, m...), v...)
+// state is the content of a state file.
+type state struct {
+	numbers []uint64
+	losses  []float64
+	arrays  [][]float32
 }
 
-// save writes the state beside its place and renames it.
-func (t *trainer) save() error {
-	if t.State == "" {
+// maxNumbers bounds the numbers and losses of a state.
+const maxNumbers = 1 << 16
+
+// Clean removes all that a run has kept under the name state.
+func Clean(state string) error {
+	if state == "" {
 		return nil
 	}
-	f, err := os.CreateTemp(filepath.Dir(t.State), filepath.Base(t.State)+".part*")
+	names, err := filepath.Glob(state + "*")
+	for _, n := range names {
+		err = errors.Join(err, os.Remove(n))
+	}
+	return err
+}
+
+// writeState writes a state beside its place and renames it.
+func writeState(path string, s state) error {
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".part*")
 	if err != nil {
 		return fmt.Errorf("save training state: %w", err)
 	}
 	w := &summed{w: bufio.NewWriterSize(f, 1<<20), sum: sha256.New()}
-	steps, _, _ := t.opt.State()
 	w.bytes([]byte(stateMagic))
-	w.number(uint64(t.step), uint64(t.report.Tokens), uint64(steps))
-	w.float(t.report.FirstLoss)
-	w.number(uint64(len(t.recent)))
-	w.float(t.recent...)
-	all := t.arrays()
-	w.number(uint64(len(all)))
-	for _, a := range all {
+	w.number(uint64(len(s.numbers)))
+	w.number(s.numbers...)
+	w.number(uint64(len(s.losses)))
+	w.float(s.losses...)
+	w.number(uint64(len(s.arrays)))
+	for _, a := range s.arrays {
 		w.number(uint64(len(a)))
 		w.array(a)
 	}
 	err = errors.Join(w.finish(), f.Sync(), f.Close())
 	if err == nil {
-		err = os.Rename(f.Name(), t.State)
+		err = os.Rename(f.Name(), path)
 	}
 	if err != nil {
 		return errors.Join(fmt.Errorf("save training state: %w", err), os.Remove(f.Name()))
@@ -70,93 +76,111 @@ func (t *trainer) save() error {
 	return nil
 }
 
-// resume goes on from the state file, if there is one.
-func (t *trainer) resume() (err error) {
-	if t.State == "" {
-		return nil
-	}
-	f, err := os.Open(t.State)
+// readState reads a state into arrays of known lengths; found is false when
+// there is no file.
+func readState(path string, arrays [][]float32) (s state, found bool, err error) {
+	f, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil
+		return s, false, nil
 	}
 	if err != nil {
-		return fmt.Errorf("read training state: %w", err)
+		return s, false, fmt.Errorf("read training state: %w", err)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	if err := t.check(f); err != nil {
-		return err
+	damaged := func(format string, args ...any) error { return damagedState(path, format, args...) }
+	if reason, err := checkState(f); err != nil {
+		return s, false, fmt.Errorf("read training state: %w", err)
+	} else if reason != "" {
+		return s, false, damaged("%s", reason)
 	}
-	r := bufio.NewReaderSize(f, 1<<20)
-	if _, err := r.Discard(len(stateMagic)); err != nil {
-		return fmt.Errorf("read training state: %w", err)
+	r := &numbers{r: bufio.NewReaderSize(f, 1<<20)}
+	magic := make([]byte, len(stateMagic))
+	r.read(magic)
+	if r.err == nil && string(magic) != stateMagic {
+		return s, false, damaged("magic %q, wanted %q", magic, stateMagic)
 	}
-	read := func(v any) {
-		if err == nil {
-			err = binary.Read(r, binary.LittleEndian, v)
+	n := r.number()
+	if n > maxNumbers {
+		return s, false, damaged("%d numbers", n)
+	}
+	s.numbers = make([]uint64, n)
+	r.read(s.numbers)
+	if n = r.number(); n > maxNumbers {
+		return s, false, damaged("%d losses", n)
+	}
+	s.losses = make([]float64, n)
+	r.read(s.losses)
+	if n = r.number(); n != uint64(len(arrays)) {
+		return s, false, damaged("%d arrays, wanted %d", n, len(arrays))
+	}
+	for i, a := range arrays {
+		if n = r.number(); n != uint64(len(a)) {
+			return s, false, damaged("array %d has %d numbers, wanted %d", i, n, len(a))
 		}
+		r.read(a)
 	}
-	var head struct {
-		Step, Tokens, Steps uint64
-		First               float64
-		Recent              uint64
+	if r.err != nil {
+		return s, false, fmt.Errorf("read training state: %w", r.err)
 	}
-	read(&head)
-	if head.Recent > lossWindow {
-		return t.damaged("%d recent losses", head.Recent)
-	}
-	t.recent = make([]float64, head.Recent)
-	read(t.recent)
-	var n uint64
-	read(&n)
-	all := t.arrays()
-	if err == nil && n != uint64(len(all)) {
-		return t.damaged("%d arrays, wanted %d", n, len(all))
-	}
-	for i, a := range all {
-		read(&n)
-		if err == nil && n != uint64(len(a)) {
-			return t.damaged("array %d has %d numbers, wanted %d", i, n, len(a))
-		}
-		read(a)
-	}
-	if err != nil {
-		return fmt.Errorf("read training state: %w", err)
-	}
-	t.step, t.report.Tokens, t.report.FirstLoss = int(head.Step), int(head.Tokens), head.First
-	_, m, v := t.opt.State()
-	t.opt.Restore(int(head.Steps), m, v)
-	if t.Log != nil {
-		t.Log.Info("training goes on", "step", t.step, "steps", len(t.batches))
-	}
-	return nil
+	s.arrays = arrays
+	return s, true, nil
 }
 
-// check compares the sum at the end of the file and leaves it at the start.
-func (t *trainer) check(f *os.File) error {
+func damagedState(path, format string, args ...any) error {
+	return formats.Corrupt(path, "", -1, "training state: %s; remove the file to start anew", fmt.Sprintf(format, args...))
+}
+
+// checkState compares the sum at the end of the file and leaves it at the
+// start; reason is what is wrong with it.
+func checkState(f *os.File) (reason string, err error) {
 	st, err := f.Stat()
 	if err != nil {
-		return fmt.Errorf("read training state: %w", err)
+		return "", err
 	}
 	if st.Size() < int64(len(stateMagic)+sha256.Size) {
-		return t.damaged("%d bytes", st.Size())
+		return fmt.Sprintf("%d bytes", st.Size()), nil
 	}
 	h := sha256.New()
 	if _, err := io.CopyN(h, f, st.Size()-sha256.Size); err != nil {
-		return fmt.Errorf("read training state: %w", err)
+		return "", err
 	}
 	sum := make([]byte, sha256.Size)
 	if _, err := io.ReadFull(f, sum); err != nil {
-		return fmt.Errorf("read training state: %w", err)
+		return "", err
 	}
 	if string(sum) != string(h.Sum(nil)) {
-		return t.damaged("its SHA-256 does not match")
+		return "its SHA-256 does not match", nil
 	}
 	_, err = f.Seek(0, io.SeekStart)
-	return err
+	return "", err
 }
 
-func (t *trainer) damaged(format string, args ...any) error {
-	return formats.Corrupt(t.State, "", -1, "training state: %s; remove the file to start anew", fmt.Sprintf(format, args...))
+// numbers reads and keeps the first error.
+type numbers struct {
+	r   io.Reader
+	err error
+}
+
+func (n *numbers) read(v any) {
+	if n.err != nil {
+		return
+	}
+	if a, ok := v.([]float32); ok {
+		// In pieces: the decoder wants all of a slice's bytes at once.
+		for len(a) > 0 && n.err == nil {
+			k := min(len(a), 1<<16)
+			n.err = binary.Read(n.r, binary.LittleEndian, a[:k])
+			a = a[k:]
+		}
+		return
+	}
+	n.err = binary.Read(n.r, binary.LittleEndian, v)
+}
+
+func (n *numbers) number() uint64 {
+	var v uint64
+	n.read(&v)
+	return v
 }
 
 // summed writes and hashes.

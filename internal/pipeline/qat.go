@@ -17,7 +17,7 @@ import (
 )
 
 // qatVersion is the version of the qat stage.
-const qatVersion = 1
+const qatVersion = 2
 
 // stateEvery is the number of steps between two states of a training run.
 const stateEvery = 25
@@ -61,10 +61,10 @@ func (b *build) train(path, state string) (err error) {
 	}
 	pool := exec.NewPool(b.cfg.Env.Threads)
 	defer pool.Close()
-	report, err := qat.EndToEnd(b.ctx, qat.Run{
+	report, err := qat.Train(b.ctx, qat.Run{
 		Teacher: b.source.Checkpoint.Model, Formats: b.formats, KV8: exec.KVFormat(b.recipe.KV) == exec.KV8,
 		Scales: calibrate.RTN{Kernel: b.kernel}.Scales, Seqs: seqs, Config: b.recipe.QAT.Config,
-		Kernel: b.kernel, Pool: pool, State: state, Every: stateEvery, Log: b.log,
+		Kernel: b.kernel, Pool: pool, State: state, Every: stateEvery, Scratch: b.cfg.Env.CacheDir, Log: b.log,
 		Progress: b.trainProgress,
 	}, b.sink(f))
 	if err != nil {
@@ -79,7 +79,7 @@ func (b *build) train(path, state string) (err error) {
 	if _, err := f.WriteAt(data, b.plan.Bytes); err != nil {
 		return err
 	}
-	return ignoreMissing(os.Remove(state))
+	return qat.Clean(state)
 }
 
 // examples reads the training file and checks it against the recipe.
@@ -108,8 +108,7 @@ func (b *build) examples() ([][]int32, error) {
 func (b *build) trainProgress(p qat.Progress) {
 	b.cfg.Progress("qat", int64(p.Step), int64(p.Steps))
 	if p.Step%stateEvery == 0 || p.Step == p.Steps {
-		rate := float64(p.Tokens) / p.Elapsed.Seconds()
-		b.log.Info("training", "step", p.Step, "of", p.Steps, "kl", fmt.Sprintf("%.4f", p.Loss), "tokens/s", int(rate))
+		b.log.Info("training", "phase", p.Phase, "step", p.Step, "of", p.Steps, "loss", fmt.Sprintf("%.4f", p.Loss), "tokens/s", int(p.Rate()), "left", p.TimeLeft())
 	}
 }
 

@@ -2,16 +2,21 @@ package train
 
 import "slmc/internal/kernel"
 
-// siluSlopes writes the derivative of y = x*s, s = 1/(1+exp(-x)), for each x:
-// s + y*(1-s). The sigmoid comes from y/x, so no exponential is computed again.
-func siluSlopes(dst, x, y []float32) {
-	const small = 1e-6 // below it y/x has no digits left, and s is 1/2
-	for i, v := range x {
-		s := float32(0.5)
-		if v > small || v < -small {
-			s = y[i] / v
+// siluBack adds the gradients of y = a*up, a = silu(gate), to dg and du. With
+// s = 1/(1+exp(-gate)) the derivative of a is s + a*(1-s). The sigmoid comes
+// from a/gate, so no exponential is computed again.
+func siluBack(dg, du, dy, gate, up, a []float32) {
+	const small = 1e-6 // below it a/gate has no digits left, and s is 1/2
+	n := len(dy)
+	dg, du, gate, up, a = dg[:n], du[:n], gate[:n], up[:n], a[:n]
+	for i, d := range dy {
+		x, y, s := gate[i], a[i], float32(0.5)
+		if x > small || x < -small {
+			s = y / x
 		}
-		dst[i] = s + float32(y[i]*float32(1-s))
+		slope := s + float32(y*float32(1-s))
+		dg[i] += float32(float32(d*up[i]) * slope)
+		du[i] += float32(d * y)
 	}
 }
 
@@ -21,13 +26,18 @@ const (
 	geluB = 0.044715
 )
 
-// geluSlopes writes the derivative of x/2*(1+tanh(u)), u = geluA*(x +
-// geluB*x^3), for each x.
-func geluSlopes(dst, x, _ []float32) {
-	for i, v := range x {
-		x2 := float32(v * v)
-		th := kernel.Tanh(float32(geluA * float32(v*float32(1+float32(geluB*x2)))))
-		du := float32(geluA * float32(1+float32(3*geluB*x2)))
-		dst[i] = float32(0.5*float32(1+th)) + float32(float32(0.5*v)*float32(float32(1-float32(th*th))*du))
+// geluBack is siluBack for a = gate/2*(1+tanh(u)), u = geluA*(gate +
+// geluB*gate^3).
+func geluBack(dg, du, dy, gate, up, a []float32) {
+	n := len(dy)
+	dg, du, gate, up, a = dg[:n], du[:n], gate[:n], up[:n], a[:n]
+	for i, d := range dy {
+		v := gate[i]
+		v2 := float32(v * v)
+		th := kernel.Tanh(float32(geluA * float32(v*float32(1+float32(geluB*v2)))))
+		inner := float32(geluA * float32(1+float32(3*geluB*v2)))
+		slope := float32(0.5*float32(1+th)) + float32(float32(0.5*v)*float32(float32(1-float32(th*th))*inner))
+		dg[i] += float32(float32(d*up[i]) * slope)
+		du[i] += float32(d * a[i])
 	}
 }

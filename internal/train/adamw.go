@@ -79,3 +79,13 @@ func Cosine(step, warm, total int, peak, last float64) float64 {
 	x := float64(step-warm) / float64(max(1, total-warm))
 	return peak * (last + (1-last)*0.5*(1+math.Cos(math.Pi*min(1, x))))
 }
+
+// Average moves the moving average a of x on by one step: a = decay*a +
+// (1-decay)*x.
+func Average(a, x []float32, decay float32, split Split) {
+	split(len(x), 1<<14, func(lo, hi int) {
+		for i, v := range x[lo:hi] {
+			a[lo+i] += float32((1 - decay) * (v - a[lo+i]))
+		}
+	})
+}

@@ -21,20 +21,30 @@ func (t *Tape) Attend(block int, q, k, v *tensor.Mat) *tensor.Mat {
 	kv := t.kv[b.KVFrom]
 	y := t.mat(q.R, q.C)
 	a := &attention{t: t, b: b, q: q, k: kv.k, v: kv.v, y: y}
-	a.probs = t.pool.take(a.probsLen())
-	t.split(len(t.seqs)*b.Heads, 1, func(lo, hi int) {
+	row, at := 0, 0
+	for _, n := range t.seqs {
+		a.starts, a.squares = append(a.starts, row), append(a.squares, at)
+		row, at = row+n, at+n*n*b.Heads
+	}
+	if t.record {
+		a.probs = t.pool.take(at)
+	}
+	grain := 1 + (1<<17)*len(t.seqs)/(1+at*b.HeadDim)
+	t.split(len(t.seqs)*b.Heads, grain, func(lo, hi int) {
+		w := newWork(b.HeadDim)
 		for i := lo; i < hi; i++ {
-			a.forward(i/b.Heads, i%b.Heads)
+			a.forward(w, i/b.Heads, i%b.Heads)
 		}
 	})
 	t.then(func() {
-		a.dq, a.dk, a.dv, a.dy = t.grad(q), t.grad(kv.k), t.grad(kv.v), t.grad(y)
+		dq, _ := t.into(q)
+		a.dq, a.dk, a.dv, a.dy = dq, t.Grad(kv.k), t.Grad(kv.v), t.Grad(y)
 		// The query heads of one KV head add to the same keys: one goroutine.
-		t.split(len(t.seqs)*b.KVHeads, 1, func(lo, hi int) {
+		t.split(len(t.seqs)*b.KVHeads, grain, func(lo, hi int) {
+			w, group := newWork(b.HeadDim), b.Heads/b.KVHeads
 			for i := lo; i < hi; i++ {
-				group := b.Heads / b.KVHeads
 				for h := range group {
-					a.backward(i/b.KVHeads, i%b.KVHeads*group+h)
+					a.backward(w, i/b.KVHeads, i%b.KVHeads*group+h)
 				}
 			}
 		})
@@ -48,15 +58,15 @@ func (t *Tape) cache(x *tensor.Mat, headDim int) *tensor.Mat {
 		return x
 	}
 	y := t.mat(x.R, x.C)
-	copy(y.X, x.X)
-	t.split(x.R, 8, func(lo, hi int) {
+	t.rows(x.R, x.C, func(lo, hi int) {
 		for r := lo; r < hi; r++ {
+			copy(y.Row(r), x.Row(r))
 			for c := 0; c < x.C; c += headDim {
 				t.round.Cached(y.Row(r)[c : c+headDim])
 			}
 		}
 	})
-	t.then(func() { t.f.Add(t.grad(x).X, t.grad(y).X) })
+	t.then(func() { t.pass(x, t.Grad(y)) })
 	return y
 }
 
@@ -66,31 +76,28 @@ type attention struct {
 	b              *model.Block
 	q, k, v, y     *tensor.Mat
 	dq, dk, dv, dy *tensor.Mat
-	probs          []float32 // [sequence][head][query][position], lower triangles as squares
+	starts         []int     // first row of each sequence
+	squares        []int     // where its scores are in probs
+	probs          []float32 // [sequence][head][query][position], n by n each; nil: not kept
 }
 
-// probsLen is the room that all score matrices take.
-func (a *attention) probsLen() int {
-	n := 0
-	for _, s := range a.t.seqs {
-		n += s * s * a.b.Heads
-	}
-	return n
+// work is a goroutine's scratch space: the rows of one head of a sequence,
+// [n E] each, and squares [n n].
+type work struct {
+	E            int
+	q, k, v, do  []float32
+	p, ds        []float32
+	line, capped []float32
+	sum          []float32 // [E]
 }
 
-// square returns the first row of sequence s, its length, and the scores of a
-// head in it, [n n].
-func (a *attention) square(s, head int) (row, n int, p []float32) {
-	at := 0
-	for i, m := range a.t.seqs {
-		if i == s {
-			n = m
-			break
-		}
-		row += m
-		at += m * m * a.b.Heads
+func newWork(E int) *work { return &work{E: E, sum: make([]float32, E)} }
+
+func (w *work) fit(n int) {
+	for _, s := range []*[]float32{&w.q, &w.k, &w.v, &w.do} {
+		*s = grow(*s, n*w.E)
 	}
-	return row, n, a.probs[at+head*n*n:][:n*n]
+	w.line, w.capped = grow(w.line, n), grow(w.capped, n)
 }
 
 // first is the first position that position i sees.
@@ -101,24 +108,35 @@ func (a *attention) first(i int) int {
 	return max(0, i+1-a.b.Window)
 }
 
-// gather copies the columns of one head of rows [row, row+n) of x together.
+// last is the last of n positions that sees position j.
+func (a *attention) last(j, n int) int {
+	if a.b.Window == 0 {
+		return n - 1
+	}
+	return min(n-1, j+a.b.Window-1)
+}
+
+// gather copies the columns of one head of n rows of x together.
 func gather(dst []float32, x *tensor.Mat, row, n, col, E int) {
 	for i := range n {
-		copy(dst[i*E:(i+1)*E], x.Row(row + i)[col:])
+		copy(dst[i*E:(i+1)*E], x.X[(row+i)*x.C+col:])
 	}
 }
 
-func (a *attention) forward(s, head int) {
+func (a *attention) forward(w *work, s, head int) {
 	b, f, E := a.b, a.t.f, a.b.HeadDim
-	row, n, probs := a.square(s, head)
+	row, n := a.starts[s], a.t.seqs[s]
 	kc := head / (b.Heads / b.KVHeads) * E
-	k, v := make([]float32, n*E), make([]float32, n*E)
-	gather(k, a.k, row, n, kc, E)
-	gather(v, a.v, row, n, kc, E)
+	w.fit(n)
+	gather(w.k, a.k, row, n, kc, E)
+	gather(w.v, a.v, row, n, kc, E)
 	for i := range n {
 		at := a.first(i)
-		p := probs[i*n+at : i*n+i+1]
-		f.ScoresF32(p, a.q.Row(row + i)[head*E:][:E], k[at*E:(i+1)*E], b.AttnScale)
+		p := w.line[:i+1-at]
+		if a.probs != nil {
+			p = a.probs[a.squares[s]+(head*n+i)*n+at:][:i+1-at]
+		}
+		f.ScoresF32(p, a.q.Row(row + i)[head*E:][:E], w.k[at*E:(i+1)*E], b.AttnScale)
 		if b.AttnCap != 0 {
 			f.SoftCap(p, b.AttnCap)
 		}
@@ -126,44 +144,60 @@ func (a *attention) forward(s, head int) {
 		for j := range p {
 			p[j] /= sum
 		}
-		f.MixF32(a.y.Row(row + i)[head*E:][:E], p, v[at*E:(i+1)*E])
+		f.MixF32(a.y.Row(row + i)[head*E:][:E], p, w.v[at*E:(i+1)*E])
 	}
 }
 
-func (a *attention) backward(s, head int) {
+// backward goes over the queries for dq, with the scores' gradients kept by
+// position, then over the positions for dk and dv.
+func (a *attention) backward(w *work, s, head int) {
 	b, f, E := a.b, a.t.f, a.b.HeadDim
-	row, n, probs := a.square(s, head)
+	row, n := a.starts[s], a.t.seqs[s]
 	kc := head / (b.Heads / b.KVHeads) * E
-	k, v := make([]float32, n*E), make([]float32, n*E)
-	gather(k, a.k, row, n, kc, E)
-	gather(v, a.v, row, n, kc, E)
-	dp, capped, dq := make([]float32, n), make([]float32, n), make([]float32, E)
+	w.fit(n)
+	w.p, w.ds = grow(w.p, n*n), grow(w.ds, n*n)
+	gather(w.k, a.k, row, n, kc, E)
+	gather(w.v, a.v, row, n, kc, E)
+	gather(w.q, a.q, row, n, head*E, E)
+	gather(w.do, a.dy, row, n, head*E, E)
 	for i := range n {
 		at := a.first(i)
-		p, q := probs[i*n+at:i*n+i+1], a.q.Row(row + i)[head*E:][:E]
-		do := a.dy.Row(row + i)[head*E:][:E]
-		ds := dp[:len(p)]
-		f.ScoresF32(ds, do, v[at*E:(i+1)*E], 1)
-		var mean float64
+		p, ds := a.probs[a.squares[s]+(head*n+i)*n+at:][:i+1-at], w.line[:i+1-at]
+		a.scores(w, ds, p, i, at)
+		dq := a.dq.Row(row + i)[head*E:][:E]
+		f.MixF32(dq, ds, w.k[at*E:(i+1)*E])
+		scale(dq, b.AttnScale)
 		for j, x := range p {
-			mean += float64(x) * float64(ds[j])
+			w.p[(at+j)*n+i], w.ds[(at+j)*n+i] = x, float32(b.AttnScale*ds[j])
 		}
-		for j, x := range p {
-			ds[j] = float32(x * float32(ds[j]-float32(mean)))
-		}
-		if c := b.AttnCap; c != 0 {
-			z := capped[:len(p)]
-			f.ScoresF32(z, q, k[at*E:(i+1)*E], b.AttnScale)
-			f.SoftCap(z, c)
-			for j, x := range z {
-				ds[j] *= float32(1 - float32(float32(x/c)*float32(x/c)))
-			}
-		}
-		f.MixF32(dq, ds, k[at*E:(i+1)*E])
-		axpy(a.dq.Row(row + i)[head*E:][:E], b.AttnScale, dq)
-		for j, x := range p {
-			axpy(a.dv.Row(row + at + j)[kc:kc+E], x, do)
-			axpy(a.dk.Row(row + at + j)[kc:kc+E], float32(b.AttnScale*ds[j]), q)
+	}
+	for j := range n {
+		end := a.last(j, n) + 1
+		f.MixF32(w.sum, w.p[j*n+j:j*n+end], w.do[j*E:end*E])
+		f.Add(a.dv.Row(row + j)[kc:kc+E], w.sum)
+		f.MixF32(w.sum, w.ds[j*n+j:j*n+end], w.q[j*E:end*E])
+		f.Add(a.dk.Row(row + j)[kc:kc+E], w.sum)
+	}
+}
+
+// scores writes the gradients ds of query i's scores, whose softmax is p, for
+// the positions from at on.
+func (a *attention) scores(w *work, ds, p []float32, i, at int) {
+	f, E := a.t.f, w.E
+	f.ScoresF32(ds, w.do[i*E:(i+1)*E], w.v[at*E:(i+1)*E], 1)
+	var mean float64
+	for j, x := range p {
+		mean += float64(x) * float64(ds[j])
+	}
+	for j, x := range p {
+		ds[j] = float32(x * float32(ds[j]-float32(mean)))
+	}
+	if c := a.b.AttnCap; c != 0 {
+		z := w.capped[:len(p)]
+		f.ScoresF32(z, w.q[i*E:(i+1)*E], w.k[at*E:(i+1)*E], a.b.AttnScale)
+		f.SoftCap(z, c)
+		for j, x := range z {
+			ds[j] *= float32(1 - float32(float32(x/c)*float32(x/c)))
 		}
 	}
 }

@@ -81,7 +81,8 @@ func tape(t *testing.T, g *model.Graph, w train.Weights, threads int) (*train.Ta
 // loss runs forward and, with back, backward; the mean loss in nats.
 func loss(t *testing.T, g *model.Graph, tp *train.Tape, f *kernel.Funcs, back bool) float64 {
 	t.Helper()
-	tp.Start(seqs)
+	tp.Moved()
+	tp.Start(seqs, true)
 	z, err := exec.Forward(g, tp, exec.Batch{IDs: ids}, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -135,7 +136,7 @@ func TestGradients(t *testing.T) {
 func TestTapeMatchesPlain(t *testing.T) {
 	g, w := everything(model.SiLU)
 	tp, f := tape(t, g, w, 1)
-	tp.Start(seqs)
+	tp.Start(seqs, true)
 	z, err := exec.Forward(g, tp, exec.Batch{IDs: ids}, 0)
 	if err != nil {
 		t.Fatal(err)

@@ -14,21 +14,28 @@ func CrossEntropy(f *kernel.Funcs, seed, z *tensor.Mat, want []int32) (sum float
 			n++
 		}
 	}
-	scratch := make([]float32, z.C)
 	for r, w := range want {
-		d := seed.Row(r)
-		if w < 0 {
-			clear(d)
-			continue
-		}
-		lse := f.LogSumExp(z.Row(r), scratch)
-		sum += float64(lse) - float64(z.Row(r)[w])
-		for i, x := range z.Row(r) {
-			d[i] = kernel.Exp(x-lse) / float32(n)
-		}
-		d[w] -= 1 / float32(n)
+		sum += CrossEntropyRow(f, seed.Row(r), z.Row(r), w, float32(n))
 	}
 	return sum, n
+}
+
+// CrossEntropyRow writes the gradient of -log softmax(z)[want]/n to seed and
+// returns the loss, not divided, in nats; both are 0 for a negative target.
+// Slices have V elements.
+func CrossEntropyRow(f *kernel.Funcs, seed, z []float32, want int32, n float32) float64 {
+	if want < 0 {
+		clear(seed)
+		return 0
+	}
+	copy(seed, z)
+	m := z[kernel.ArgMax(z)]
+	sum := f.Softmax(seed, 0)
+	for i, e := range seed {
+		seed[i] = e / sum / n
+	}
+	seed[want] -= 1 / n
+	return float64(m+kernel.Log(sum)) - float64(z[want])
 }
 
 // DistillRow writes the gradient of KL(teacher || student)/n at one position to

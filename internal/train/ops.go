@@ -20,24 +20,27 @@ func (t *Tape) Embed(ids []int32, pos int) *tensor.Mat {
 		panic("train.Embed: a tape's sequences start at position 0")
 	}
 	g, D := t.g, t.g.Hidden
-	t.ids = ids
 	w := t.w.Value(g.Embed)
 	y := t.mat(len(ids), D)
 	for r, id := range ids {
 		copy(y.Row(r), w[int(id)*D:][:D])
 		scale(y.Row(r), g.EmbedScale)
 	}
-	t.then(func() {
-		dw := t.w.Grad(g.Embed)
-		if dw == nil {
-			return
-		}
-		dy := t.grad(y)
-		for r, id := range ids {
-			axpy(dw[int(id)*D:][:D], g.EmbedScale, dy.Row(r))
-		}
-	})
+	t.then(func() { t.EmbedBack(ids, t.Grad(y)) })
 	return y
+}
+
+// EmbedBack adds the gradient dy [T D] of the embeddings of ids to the weight's
+// gradient.
+func (t *Tape) EmbedBack(ids []int32, dy *tensor.Mat) {
+	D := t.g.Hidden
+	dw := t.w.Grad(t.g.Embed)
+	if dw == nil {
+		return
+	}
+	for r, id := range ids {
+		axpy(dw[int(id)*D:][:D], t.g.EmbedScale, dy.Row(r))
+	}
 }
 
 // Norm implements exec.Ops. With n = width and s = 1/sqrt(mean(x^2)+eps):
@@ -45,7 +48,7 @@ func (t *Tape) Embed(ids []int32, pos int) *tensor.Mat {
 func (t *Tape) Norm(x *tensor.Mat, w, width int) *tensor.Mat {
 	weight := t.w.Value(w)
 	y := t.mat(x.R, x.C)
-	t.split(x.R, 8, func(lo, hi int) {
+	t.rows(x.R, x.C, func(lo, hi int) {
 		for r := lo; r < hi; r++ {
 			for c := 0; c < x.C; c += width {
 				t.f.RMSNorm(y.Row(r)[c:c+width], x.Row(r)[c:c+width], weight, t.g.NormEps)
@@ -53,38 +56,48 @@ func (t *Tape) Norm(x *tensor.Mat, w, width int) *tensor.Mat {
 		}
 	})
 	t.then(func() {
-		dx, dy := t.grad(x), t.grad(y)
+		dy := t.Grad(y)
+		dx, fresh := t.into(x)
 		inv := t.pool.take(x.R * x.C / width)
-		t.split(x.R, 8, func(lo, hi int) {
+		t.rows(x.R, x.C, func(lo, hi int) {
 			for r := lo; r < hi; r++ {
 				for c := 0; c < x.C; c += width {
-					inv[(r*x.C+c)/width] = normBack(dx.Row(r)[c:c+width], dy.Row(r)[c:c+width], x.Row(r)[c:c+width], weight, t.g.NormEps)
+					to := dx.Row(r)[c : c+width]
+					if fresh {
+						clear(to)
+					}
+					inv[(r*x.C+c)/width] = normBack(to, dy.Row(r)[c:c+width], x.Row(r)[c:c+width], weight, t.g.NormEps)
 				}
 			}
 		})
-		dw := t.w.Grad(w)
-		if dw == nil {
-			return
-		}
-		for r := range x.R {
-			for c := 0; c < x.C; c += width {
-				s := inv[(r*x.C+c)/width]
-				dr, xr := dy.Row(r)[c:c+width], x.Row(r)[c:c+width]
-				for i := range dw {
-					dw[i] += float32(float32(dr[i]*xr[i]) * s)
-				}
-			}
+		if dw := t.w.Grad(w); dw != nil {
+			t.normWeight(dw, dy, x, inv)
 		}
 	})
 	return y
 }
 
+// normWeight adds the gradient of a norm's weight, split by its elements.
+func (t *Tape) normWeight(dw []float32, dy, x *tensor.Mat, inv []float32) {
+	width := len(dw)
+	t.split(width, 1+(1<<13)/(x.R*x.C/width+1), func(lo, hi int) {
+		to := dw[lo:hi]
+		for i, s := range inv {
+			d, v := dy.X[i*width+lo:][:len(to)], x.X[i*width+lo:][:len(to)]
+			for k := range to {
+				to[k] += float32(float32(d[k]*v[k]) * s)
+			}
+		}
+	})
+}
+
 // normBack adds the gradient of one normed vector to dx and returns s.
 func normBack(dx, dy, x, w []float32, eps float32) float32 {
+	dx, dy, w = dx[:len(x)], dy[:len(x)], w[:len(x)]
 	var sum, dot float64
 	for i, v := range x {
 		sum += float64(v) * float64(v)
-		dot += float64(dy[i]) * float64(w[i]) * float64(v)
+		dot += float64(float32(dy[i]*w[i])) * float64(v)
 	}
 	n := float64(len(x))
 	s := 1 / math.Sqrt(sum/n+float64(eps))
@@ -99,31 +112,31 @@ func normBack(dx, dy, x, w []float32, eps float32) float32 {
 // Linear implements exec.Ops: y = x W^T + b, dx = dy W, dW = dy^T x, db = the
 // sum of dy's rows. x is rounded first, as the runtime would round it.
 func (t *Tape) Linear(x *tensor.Mat, l model.Linear) *tensor.Mat {
-	w := t.w.Value(l.W)
 	in, out := x.C, t.g.Weights[l.W].Shape[0]
-	xq := x
-	if t.round.Input != nil {
-		xq = t.mat(x.R, in)
-		t.split(x.R, 8, func(lo, hi int) {
+	xq := t.input(x, l.W)
+	y := t.mat(x.R, out)
+	w := &t.panels[l.W]
+	if !w.forward.fresh {
+		t.product.pack(&w.forward, t.w.Value(l.W), out, in, true)
+	}
+	t.product.mul(y.X, xq.X, &w.forward, x.R, out, in, false)
+	if l.B != model.None {
+		b := t.w.Value(l.B)
+		t.rows(y.R, out, func(lo, hi int) {
 			for r := lo; r < hi; r++ {
-				copy(xq.Row(r), x.Row(r))
-				t.round.Input(l.W, xq.Row(r))
+				t.f.Add(y.Row(r), b)
 			}
 		})
 	}
-	y := t.mat(x.R, out)
-	t.product.mul(y.X, xq.X, w, x.R, out, in, false, true, false)
-	if l.B != model.None {
-		b := t.w.Value(l.B)
-		for r := range y.R {
-			t.f.Add(y.Row(r), b)
-		}
-	}
 	t.then(func() {
-		dy := t.grad(y)
-		t.product.mul(t.grad(x).X, dy.X, w, x.R, in, out, false, false, true)
+		dy := t.Grad(y)
+		dx, fresh := t.into(x)
+		if !w.back.fresh {
+			t.product.pack(&w.back, t.w.Value(l.W), in, out, false)
+		}
+		t.product.mul(dx.X, dy.X, &w.back, x.R, in, out, !fresh)
 		if dw := t.w.Grad(l.W); dw != nil {
-			t.product.mul(dw, dy.X, xq.X, out, in, x.R, true, false, true)
+			t.product.outer(dw, dy.X, xq.X, out, in, x.R)
 		}
 		if l.B == model.None {
 			return
@@ -137,26 +150,46 @@ func (t *Tape) Linear(x *tensor.Mat, l model.Linear) *tensor.Mat {
 	return y
 }
 
-// Rope implements exec.Ops: a rotation, undone on the way back.
-func (t *Tape) Rope(x *tensor.Mat, rope, headDim int) *tensor.Mat {
+// input returns x as matrix w reads it, rounded once for all matrices that do.
+func (t *Tape) input(x *tensor.Mat, w int) *tensor.Mat {
+	if t.round.Rounds == nil || !t.round.Rounds(w) {
+		return x
+	}
+	if y := t.rounded[x]; y != nil {
+		return y
+	}
 	y := t.mat(x.R, x.C)
-	copy(y.X, x.X)
-	t.rotate(y, rope, headDim, false)
-	t.then(func() {
-		dy := t.grad(y)
-		t.rotate(dy, rope, headDim, true)
-		t.f.Add(t.grad(x).X, dy.X)
+	t.rows(x.R, x.C, func(lo, hi int) {
+		for r := lo; r < hi; r++ {
+			copy(y.Row(r), x.Row(r))
+			t.round.Input(y.Row(r))
+		}
 	})
+	t.rounded[x] = y
 	return y
+}
+
+// Rope implements exec.Ops: a rotation in place, undone on the way back. What
+// made x does not need its values for its own gradient.
+func (t *Tape) Rope(x *tensor.Mat, rope, headDim int) *tensor.Mat {
+	t.rotate(x, rope, headDim, false)
+	t.then(func() { t.rotate(t.Grad(x), rope, headDim, true) })
+	return x
 }
 
 func (t *Tape) rotate(x *tensor.Mat, rope, headDim int, back bool) {
 	half := headDim / 2
-	minus := make([]float32, half)
-	r := 0
+	pos := make([]int32, 0, x.R)
 	for _, n := range t.seqs {
-		for pos := range n {
-			cos, sin := t.cos[rope][pos*half:][:half], t.sin[rope][pos*half:][:half]
+		for p := range n {
+			pos = append(pos, int32(p))
+		}
+	}
+	t.rows(x.R, x.C, func(lo, hi int) {
+		minus := make([]float32, half)
+		for r := lo; r < hi; r++ {
+			at := int(pos[r]) * half
+			cos, sin := t.cos[rope][at:at+half], t.sin[rope][at:at+half]
 			if back {
 				for i, s := range sin {
 					minus[i] = -s
@@ -166,72 +199,56 @@ func (t *Tape) rotate(x *tensor.Mat, rope, headDim int, back bool) {
 			for c := 0; c < x.C; c += headDim {
 				t.f.Rope(x.Row(r)[c:c+headDim], cos, sin)
 			}
-			r++
-		}
-	}
-}
-
-// Gate implements exec.Ops.
-func (t *Tape) Gate(act model.Activation, gate, up *tensor.Mat) *tensor.Mat {
-	y := t.mat(gate.R, gate.C)
-	mul, slopes := t.f.SiluMul, siluSlopes
-	if act == model.GELUTanh {
-		mul, slopes = t.f.GeluMul, geluSlopes
-	}
-	ones := t.pool.take(gate.C)
-	for i := range ones {
-		ones[i] = 1
-	}
-	a := t.mat(gate.R, gate.C) // act(gate)
-	t.split(y.R, 4, func(lo, hi int) {
-		for r := lo; r < hi; r++ {
-			mul(a.Row(r), gate.Row(r), ones)
-			for i, u := range up.Row(r) {
-				y.Row(r)[i] = a.Row(r)[i] * u
-			}
 		}
 	})
+}
+
+// Gate implements exec.Ops. act(gate) is computed again on the way back, which
+// costs less than to keep it.
+func (t *Tape) Gate(act model.Activation, gate, up *tensor.Mat) *tensor.Mat {
+	y := t.mat(gate.R, gate.C)
+	mul, back := t.f.SiluMul, siluBack
+	if act == model.GELUTanh {
+		mul, back = t.f.GeluMul, geluBack
+	}
+	t.rows(y.R, y.C, func(lo, hi int) { mul(y.X[lo*y.C:hi*y.C], gate.X[lo*y.C:hi*y.C], up.X[lo*y.C:hi*y.C]) })
 	t.then(func() {
-		dy, dg, du := t.grad(y), t.grad(gate), t.grad(up)
-		t.split(y.R, 4, func(lo, hi int) {
-			slope := make([]float32, gate.C)
+		dy, dg, du := t.Grad(y), t.Grad(gate), t.Grad(up)
+		t.rows(y.R, y.C, func(lo, hi int) {
+			ones, a := make([]float32, y.C), make([]float32, y.C)
+			for i := range ones {
+				ones[i] = 1
+			}
 			for r := lo; r < hi; r++ {
-				slopes(slope, gate.Row(r), a.Row(r))
-				d, u, f, to, tu := dy.Row(r), up.Row(r), a.Row(r), dg.Row(r), du.Row(r)
-				for i, v := range d {
-					to[i] += float32(float32(v*u[i]) * slope[i])
-					tu[i] += float32(v * f[i])
-				}
+				mul(a, gate.Row(r), ones)
+				back(dg.Row(r), du.Row(r), dy.Row(r), gate.Row(r), up.Row(r), a)
 			}
 		})
 	})
 	return y
 }
 
-// Add implements exec.Ops.
+// Add implements exec.Ops, in y's place: what made y does not need its values.
 func (t *Tape) Add(x, y *tensor.Mat) *tensor.Mat {
-	z := t.mat(x.R, x.C)
-	copy(z.X, x.X)
-	t.f.Add(z.X, y.X)
-	t.then(func() {
-		dz := t.grad(z)
-		t.f.Add(t.grad(x).X, dz.X)
-		t.f.Add(t.grad(y).X, dz.X)
-	})
-	return z
+	t.add(y, x)
+	t.then(func() { t.pass(x, t.Grad(y)) })
+	return y
 }
 
 // SoftCap implements exec.Ops: d/dx of c*tanh(x/c) is 1 - (y/c)^2.
 func (t *Tape) SoftCap(x *tensor.Mat, limit float32) *tensor.Mat {
 	y := t.mat(x.R, x.C)
 	copy(y.X, x.X)
-	t.f.SoftCap(y.X, limit)
+	t.rows(y.R, y.C, func(lo, hi int) { t.f.SoftCap(y.X[lo*y.C:hi*y.C], limit) })
 	t.then(func() {
-		dx, dy := t.grad(x), t.grad(y)
-		for i, v := range y.X {
-			q := v / limit
-			dx.X[i] += float32(dy.X[i] * float32(1-float32(q*q)))
-		}
+		dx, dy := t.Grad(x), t.Grad(y)
+		t.rows(y.R, y.C, func(lo, hi int) {
+			d, from := dx.X[lo*y.C:hi*y.C], dy.X[lo*y.C:hi*y.C]
+			for i, v := range y.X[lo*y.C : hi*y.C] {
+				q := v / limit
+				d[i] += float32(from[i] * float32(1-float32(q*q)))
+			}
+		})
 	})
 	return y
 }
@@ -240,7 +257,7 @@ func (t *Tape) SoftCap(x *tensor.Mat, limit float32) *tensor.Mat {
 func (t *Tape) Rows(x *tensor.Mat, r int) *tensor.Mat {
 	y := x.From(r)
 	t.then(func() {
-		dx, dy := t.grad(x), t.grad(y)
+		dx, dy := t.Grad(x), t.Grad(y)
 		for i := range y.R {
 			t.f.Add(dx.Row(r+i), dy.Row(i))
 		}
@@ -260,6 +277,7 @@ func scale(x []float32, s float32) {
 
 // axpy adds a*x to dst.
 func axpy(dst []float32, a float32, x []float32) {
+	dst = dst[:len(x)]
 	for i, v := range x {
 		dst[i] += float32(a * v)
 	}
