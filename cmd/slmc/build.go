@@ -8,6 +8,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"slmc/internal/exec"
 	"slmc/internal/pipeline"
 	"slmc/qat"
 	slmrt "slmc/runtime"
@@ -37,7 +38,10 @@ func buildCommand() *cli.Command {
 			"build that was stopped resumes; the same source, settings and seed give the same bytes.\n" +
 			"Beside FILE.slmb it writes FILE.slmb.recipe.yaml and FILE.slmb.report.json.",
 		Flags: join(buildFlags("w8"), []cli.Flag{
-			&cli.StringFlag{Name: "calibrate", Usage: "train on the examples in `FILE`: text, or JSONL rows put through the chat template"},
+			&cli.StringFlag{Name: "calibrate", Usage: "calibrate and train on the examples in `FILE`: text, or JSONL rows put through the chat template"},
+			&cli.StringFlag{Name: "algorithm", Usage: "choose codes by `NAME`: rtn, imatrix, gptq or gptq-refined (default: the last, with --calibrate)"},
+			&cli.Float64Flag{Name: "bpw", Usage: "choose number formats so that the weights take `B` bits each, scales included"},
+			&cli.StringFlag{Name: "max-size", Usage: "choose number formats so that the file stays within `SIZE`, such as 110MB"},
 			&cli.BoolFlag{Name: "qat", Usage: "train the weights through their rounding, against the float model"},
 			&cli.Float64Flag{Name: "epochs", Usage: "pass over the examples `N` times"},
 			&cli.Float64Flag{Name: "lr", Usage: "learning `RATE` of weights"},
@@ -93,6 +97,7 @@ func runBuild(c *cli.Context, bare bool) error {
 	}
 	bars := newBars(c)
 	cfg.Progress = bars.set
+	cfg.Notice = func(text string) { fmt.Fprintln(c.App.ErrWriter, text) }
 	report, err := pipeline.Build(c.Context, cfg, logger(c))
 	bars.finish()
 	if err != nil {
@@ -138,7 +143,48 @@ func recipeOf(c *cli.Context) (pipeline.Recipe, error) {
 	if file == "" || c.IsSet("seed") {
 		r.Seed = c.Uint64("seed")
 	}
-	return withTraining(c, r), nil
+	return withExamples(c, r)
+}
+
+// withExamples adds what the flags say of calibration, budget and training.
+func withExamples(c *cli.Context, r pipeline.Recipe) (pipeline.Recipe, error) {
+	r = withTraining(c, r)
+	if c.IsSet("bpw") || c.IsSet("max-size") {
+		if c.IsSet("bpw") == c.IsSet("max-size") {
+			return r, usageError("give either --bpw or --max-size")
+		}
+		size, err := parseSize(c.String("max-size"))
+		if err != nil {
+			return r, err
+		}
+		r.Budget = &pipeline.Budget{BPW: c.Float64("bpw"), MaxBytes: size}
+		if !c.IsSet("kv") && !c.IsSet("recipe") {
+			r.KV = string(exec.KV8) // who counts bytes counts the cache's too
+		}
+	}
+	calibrates := c.IsSet("algorithm") || c.String("calibrate") != "" && r.QAT == nil || r.Budget != nil
+	if r.Calibrate == nil && calibrates {
+		d := pipeline.DefaultCalibration()
+		r.Calibrate = &d
+	}
+	if r.Calibrate == nil {
+		return r, nil
+	}
+	d := *r.Calibrate
+	if c.IsSet("algorithm") {
+		d.Algorithm = c.String("algorithm")
+	}
+	d.Fields = fieldsOf(c, d.Fields)
+	r.Calibrate = &d
+	return r, nil
+}
+
+// fieldsOf are the fields of a row that the flags name, or those given.
+func fieldsOf(c *cli.Context, f pipeline.Fields) pipeline.Fields {
+	if c.IsSet("prompt-field") || c.IsSet("answer-field") {
+		return pipeline.Fields{Prompt: c.String("prompt-field"), Answer: c.String("answer-field")}
+	}
+	return f
 }
 
 // withTraining adds what the training flags say.
@@ -160,9 +206,7 @@ func withTraining(c *cli.Context, r pipeline.Recipe) pipeline.Recipe {
 	if c.IsSet("scale-lr") {
 		t.ScaleLR = c.Float64("scale-lr")
 	}
-	if c.IsSet("prompt-field") || c.IsSet("answer-field") {
-		t.Fields = pipeline.Fields{Prompt: c.String("prompt-field"), Answer: c.String("answer-field")}
-	}
+	t.Fields = fieldsOf(c, t.Fields)
 	r.QAT = &t
 	return r
 }

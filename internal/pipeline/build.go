@@ -39,11 +39,13 @@ type Config struct {
 	// Bare leaves out golden vectors and teacher: weights are streamed into
 	// the bundle, no stage is cached, and memory stays at a few panels.
 	Bare bool
-	// CalibrateFile holds the examples that training uses.
+	// CalibrateFile holds the examples that calibration and training use.
 	CalibrateFile string
 	Env           Env
 	// Progress is called with what is done of a stage; may be nil.
 	Progress func(stage string, done, total int64)
+	// Notice takes a text for people, such as a table; may be nil.
+	Notice func(text string)
 }
 
 // Report is what a build tells at its end. Only Digest, sizes and counts are
@@ -79,8 +81,10 @@ type build struct {
 	plan    *convert.Plan
 	cache   *Cache
 	report  Report
-	// trainReport is what the training stage told, JSON; empty without one.
-	trainReport []byte
+	// chosenBy is the stage that made the packed weights, stageReport what it
+	// told, JSON; empty when it tells nothing.
+	chosenBy    string
+	stageReport []byte
 }
 
 // Build makes a bundle of a checkpoint. A build that is killed leaves nothing
@@ -90,6 +94,9 @@ func Build(ctx context.Context, cfg Config, log *slog.Logger) (_ Report, err err
 	b := &build{ctx: ctx, cfg: cfg, log: log, report: Report{Output: cfg.Output, Seconds: map[string]float64{}, Cached: []string{}}}
 	if b.cfg.Progress == nil {
 		b.cfg.Progress = func(string, int64, int64) {}
+	}
+	if b.cfg.Notice == nil {
+		b.cfg.Notice = func(string) {}
 	}
 	if b.cfg.Env.Threads == 0 {
 		b.cfg.Env.Threads = goruntime.GOMAXPROCS(0)
@@ -151,13 +158,8 @@ func (b *build) prepare() (err error) {
 			return err
 		}
 	}
-	if b.cfg.Recipe.QAT != nil {
-		if b.cfg.CalibrateFile == "" || b.cfg.Bare {
-			return fmt.Errorf("%w: training wants a file of examples; give --calibrate FILE", ErrUsage)
-		}
-		if b.cfg.Recipe.QAT.SHA256, err = fileDigest(b.ctx, b.cfg.CalibrateFile); err != nil {
-			return err
-		}
+	if err := b.checkExamples(); err != nil {
+		return err
 	}
 	g := b.source.Graph()
 	if b.recipe, b.formats, err = b.cfg.Recipe.resolve(g); err != nil {
@@ -172,6 +174,35 @@ func (b *build) prepare() (err error) {
 	return nil
 }
 
+// checkExamples ties the recipe to the file of examples, which calibration and
+// training want.
+func (b *build) checkExamples() error {
+	r := &b.cfg.Recipe
+	if r.QAT == nil && r.Calibrate == nil && r.Budget == nil {
+		if b.cfg.CalibrateFile != "" {
+			return fmt.Errorf("%w: nothing uses the examples in %s", ErrUsage, b.cfg.CalibrateFile)
+		}
+		return nil
+	}
+	if b.cfg.CalibrateFile == "" || b.cfg.Bare {
+		return fmt.Errorf("%w: calibration and training want a file of examples; give build --calibrate FILE", ErrUsage)
+	}
+	sum, err := fileDigest(b.ctx, b.cfg.CalibrateFile)
+	if err != nil {
+		return err
+	}
+	if r.QAT != nil {
+		t := *r.QAT
+		t.SHA256, r.QAT = sum, &t
+	}
+	if r.Calibrate != nil {
+		c := *r.Calibrate
+		c.SHA256, r.Calibrate = sum, &c
+		_, err = b.algorithm(c.Algorithm)
+	}
+	return err
+}
+
 // cached runs the stages, each through the cache.
 func (b *build) cached() (err error) {
 	if b.cache, err = OpenCache(b.ctx, b.cfg.Env.CacheDir, b.log); err != nil {
@@ -181,11 +212,20 @@ func (b *build) cached() (err error) {
 	if err := b.timed("digest", b.digest); err != nil {
 		return err
 	}
+	if b.recipe.Budget != nil {
+		if err := b.timed("allocate", b.allocate); err != nil {
+			return err
+		}
+	}
 	var packed, golden string
 	step, pack := "pack", b.pack
-	if b.recipe.QAT != nil {
+	switch {
+	case b.recipe.QAT != nil:
 		step, pack = "qat", b.trained
+	case b.recipe.Calibrate != nil:
+		step, pack = "calibrate", b.calibrated
 	}
+	b.chosenBy = step
 	if err := b.timed(step, func() error { packed, err = pack(); return err }); err != nil {
 		return err
 	}
@@ -197,7 +237,7 @@ func (b *build) cached() (err error) {
 	if int64(len(weights)) < b.plan.Bytes {
 		return fmt.Errorf("cache: %s has %d bytes, wanted at least %d", packed, len(weights), b.plan.Bytes)
 	}
-	weights, b.trainReport = weights[:b.plan.Bytes], weights[b.plan.Bytes:]
+	weights, b.stageReport = weights[:b.plan.Bytes], weights[b.plan.Bytes:]
 	if err := b.timed("golden", func() error { golden, err = b.golden(weights); return err }); err != nil {
 		return err
 	}
@@ -319,6 +359,9 @@ func (b *build) finish() (err error) {
 	r.KVPerToken = exec.KVBytesPerToken(&m.Graph, exec.KVFormat(m.KVFormat))
 	r.MemoryBytes = m.Memory.Peak(m.Context, slmrt.DefaultBatch)
 	r.PeakRSS = slmrt.PeakRSS()
+	if budget := b.cfg.Recipe.Budget; budget != nil && budget.MaxBytes > 0 && out.Size() > budget.MaxBytes {
+		return fmt.Errorf("%w: the bundle was written with %d bytes, %d were allowed: what is not weights took more than was set aside; ask for less", ErrGate, out.Size(), budget.MaxBytes)
+	}
 	text, err := b.recipe.YAML()
 	if err != nil {
 		return err

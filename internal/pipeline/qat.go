@@ -2,12 +2,10 @@ package pipeline
 
 import (
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"math"
-	"os"
 
 	"slmc/calibrate"
 	"slmc/convert"
@@ -47,18 +45,15 @@ func (b *build) trained() (string, error) {
 }
 
 func (b *build) train(path, state string) (err error) {
-	seqs, err := b.examples()
+	seqs, err := b.examples(b.recipe.QAT.Fields)
 	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
+	f, err := b.packedFile(path)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	if err := f.Truncate(b.plan.Bytes); err != nil {
-		return err
-	}
 	pool := exec.NewPool(b.cfg.Env.Threads)
 	defer pool.Close()
 	report, err := qat.Train(b.ctx, qat.Run{
@@ -70,21 +65,15 @@ func (b *build) train(path, state string) (err error) {
 	if err != nil {
 		return err
 	}
-	// The report follows the weights: it must be there when the stage's result
-	// comes from the cache.
-	data, err := json.Marshal(report)
-	if err != nil {
-		return err
-	}
-	if _, err := f.WriteAt(data, b.plan.Bytes); err != nil {
+	if err := b.appendReport(f, report); err != nil {
 		return err
 	}
 	return qat.Clean(state)
 }
 
-// examples reads the training file and checks it against the recipe.
-func (b *build) examples() ([][]int32, error) {
-	rows, err := ReadRows(b.cfg.CalibrateFile, b.recipe.QAT.Fields)
+// examples reads the file of examples as token sequences.
+func (b *build) examples(fields Fields) ([][]int32, error) {
+	rows, err := ReadRows(b.cfg.CalibrateFile, fields)
 	if err != nil {
 		return nil, err
 	}

@@ -38,6 +38,10 @@ type Recipe struct {
 	Context int    `json:"context" yaml:"context"`
 	Seed    uint64 `json:"seed" yaml:"seed"`
 	Golden  Golden `json:"golden" yaml:"golden"`
+	// Budget replaces Formats by what a size allows; nil: Formats hold.
+	Budget *Budget `json:"budget,omitempty" yaml:"budget,omitempty"`
+	// Calibrate is how codes and scales are chosen; nil: nearest codes.
+	Calibrate *Calibration `json:"calibrate,omitempty" yaml:"calibrate,omitempty"`
 	// QAT is how the weights are trained; nil: they are rounded as they are.
 	QAT *Training `json:"qat,omitempty" yaml:"qat,omitempty"`
 }

@@ -67,8 +67,8 @@ func (b *build) stageReports() ([]bundle.StageReport, error) {
 		return nil, fmt.Errorf("report: %w", err)
 	}
 	out := []bundle.StageReport{{Stage: "pack", Version: fmt.Sprint(packVersion), Report: report}}
-	if len(b.trainReport) > 0 {
-		out = append(out, bundle.StageReport{Stage: "qat", Version: fmt.Sprint(qatVersion), Report: bytes.Clone(b.trainReport)})
+	if len(b.stageReport) > 0 {
+		out = append(out, bundle.StageReport{Stage: b.chosenBy, Version: ToolVersion, Report: bytes.Clone(b.stageReport)})
 	}
 	return out, nil
 }
