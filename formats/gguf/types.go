@@ -50,7 +50,7 @@ var blockTypes = []blockType{
 	{7, "Q5_1", 32, q5_1Bytes, decodeQ5_1, nil},
 	{Q8_0, "Q8_0", 32, q8_0Bytes, decodeQ8_0, encodeQ8_0},
 	{9, "Q8_1", 32, 36, nil, nil},
-	{Q2_K, "Q2_K", 256, q2kBytes, decodeQ2K, nil},
+	{Q2_K, "Q2_K", 256, q2kBytes, decodeQ2K, encodeQ2K},
 	{11, "Q3_K", 256, q3kBytes, decodeQ3K, nil},
 	{12, "Q4_K", 256, q4kBytes, decodeQ4K, nil},
 	{13, "Q5_K", 256, q5kBytes, decodeQ5K, nil},
@@ -72,7 +72,7 @@ var blockTypes = []blockType{
 	{29, "IQ1_M", 256, 56, nil, nil},
 	{BF16, "BF16", 1, 2, plain(tensor.BF16), encodeBF16},
 	{34, "TQ1_0", 256, 54, nil, nil},
-	{TQ2_0, "TQ2_0", 256, tq2Bytes, decodeTQ2, nil},
+	{TQ2_0, "TQ2_0", 256, tq2Bytes, decodeTQ2, encodeTQ2},
 	{39, "MXFP4", 32, 17, nil, nil},
 	{40, "NVFP4", 64, 36, nil, nil},
 	{41, "Q1_0", 128, 18, nil, nil},
@@ -140,7 +140,8 @@ func Decode(dst []float32, src []byte, t Type) error {
 }
 
 // Encode rounds len(src) elements, whole blocks, to type t as llama.cpp's
-// reference quantizer does and fills dst. A NaN, an Inf or a value beyond the
+// reference quantizer does, but Q2_K and TQ2_0 to less squared error, and fills
+// dst. A NaN, an Inf or a value beyond the
 // type's range is an error that names its index in src; llama.cpp would write
 // a file with an infinite scale.
 func Encode(dst []byte, src []float32, t Type) error {

@@ -256,7 +256,7 @@ func TestWriteRefuses(t *testing.T) {
 		"short rows":      {tensors: []Tensor{{Name: "a", Shape: []int{4, 16}, Type: Q8_0, Read: read}}, want: "blocks of 32"},
 		"no source":       {tensors: []Tensor{{Name: "a", Shape: []int{1}}}, want: "one of Read and Raw"},
 		"two sources":     {tensors: []Tensor{{Name: "a", Shape: []int{1}, Read: read, Raw: raw}}, want: "one of Read and Raw"},
-		"no encoder":      {tensors: []Tensor{{Name: "a", Shape: []int{256}, Type: Q2_K, Read: read}}, want: "can't be written"},
+		"no encoder":      {tensors: []Tensor{{Name: "a", Shape: []int{256}, Type: 11, Read: read}}, want: "can't be written"},
 		"five dimensions": {tensors: []Tensor{{Name: "a", Shape: []int{1, 1, 1, 1, 1}, Read: read}}, want: "4 dimensions"},
 		"odd heads":       {tensors: []Tensor{{Name: "a", Shape: []int{6, 4}, Heads: 2, Read: read}}, want: "2 heads"},
 		"unknown type":    {tensors: []Tensor{{Name: "a", Shape: []int{1}, Type: 99, Read: read}}, want: "unknown type 99"},
