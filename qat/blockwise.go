@@ -50,8 +50,8 @@ type blockTrainer struct {
 }
 
 func newBlockTrainer(r *Run, s *student, u *teacher, longest, after int) *blockTrainer {
-	b := &blockTrainer{Run: r, s: s, u: u, units: units(r.Teacher.Graph), after: after, keep: after > 0}
-	b.tape = train.NewTape(r.Teacher.Graph, s, r.Kernel, r.Pool.Run, s.rounding(r.Kernel, r.KV8), longest)
+	b := &blockTrainer{Run: r, s: s, u: u, units: units(r.Student.Graph), after: after, keep: after > 0}
+	b.tape = train.NewTape(r.Student.Graph, s, r.Kernel, r.Pool.Run, s.rounding(r.Kernel, r.KV8), longest)
 	order := make([]int, len(r.Seqs))
 	for i := range order {
 		order[i] = i
@@ -75,7 +75,7 @@ func (b *blockTrainer) steps() int {
 
 // run trains every unit.
 func (b *blockTrainer) run(ctx context.Context, sink Sink) (out []BlockReport, err error) {
-	g := b.Teacher.Graph
+	g := b.Student.Graph
 	if b.sx, err = newStream(b.Seqs, g.Hidden, b.Scratch, b.streamBytes()); err != nil {
 		return nil, err
 	}
@@ -107,7 +107,7 @@ func (b *blockTrainer) embed() error {
 	if err := b.u.embed(b.all); err != nil {
 		return err
 	}
-	embed := b.Teacher.Embed
+	embed := b.Student.Embed
 	if err := b.s.load(embed, false); err != nil {
 		return err
 	}
@@ -124,7 +124,7 @@ func (b *blockTrainer) unitState(unit int) string { return fmt.Sprintf("%s.unit%
 // its blocks.
 func (b *blockTrainer) unit(ctx context.Context, unit int) (BlockReport, error) {
 	first, end := b.units[unit][0], b.units[unit][1]
-	ids := blockWeights(b.Teacher.Graph, first, end)
+	ids := blockWeights(b.Student.Graph, first, end)
 	b.tape.Released()
 	for _, i := range ids {
 		if err := b.s.load(i, false); err != nil {
@@ -154,7 +154,7 @@ func (b *blockTrainer) unit(ctx context.Context, unit int) (BlockReport, error) 
 	if last {
 		return rep, nil
 	}
-	return rep, advance(ctx, b.Run, b.tape, b.sx, b.all, first, end, &b.in)
+	return rep, advance(ctx, b.Run, b.Student.Graph, b.tape, b.sx, b.all, first, end, &b.in)
 }
 
 // take restores a finished unit.
@@ -274,7 +274,7 @@ func (b *blockTrainer) gradients(batch []int, unit [2]int, power float64) (float
 		}
 		b.tape.Start(lengths, true)
 		x := b.tape.Input(b.in)
-		y := (&pass{g: b.Teacher.Graph, tape: b.tape}).run(x, unit[0], unit[1])
+		y := (&pass{g: b.Student.Graph, tape: b.tape}).run(x, unit[0], unit[1])
 		for i, v := range b.want.X {
 			d := y.X[i] - v
 			sum += float64(d) * float64(d)

@@ -60,7 +60,7 @@ func newTrainer(r *Run, s *student, longest int) (*trainer, error) {
 	if r.Log == nil {
 		r.Log = slog.New(slog.DiscardHandler)
 	}
-	g := r.Teacher.Graph
+	g := r.Student.Graph
 	t := &trainer{Run: r, s: s, lowest: math.Inf(1)}
 	t.batches = plan(r.Seqs, r.Config.Epochs, r.Config.BatchTokens, r.Config.Seed)
 	tape := train.NewTape(g, s, r.Kernel, r.Pool.Run, s.rounding(r.Kernel, r.KV8), longest)
@@ -219,7 +219,7 @@ func (t *trainer) part(part []int, tokens int) (float64, error) {
 		want := t.teacher.logits(between(t.states, r, n))
 		t.head.Start([]int{n}, true)
 		h := t.head.Input(between(x, r, n))
-		z := exec.Head(t.Teacher.Graph, t.head, h)
+		z := exec.Head(t.Student.Graph, t.head, h)
 		t.seed = reshape(t.seed, n, V)
 		loss += t.loss(t.seed, z, want, targets[r:r+n], float32(tokens))
 		t.head.Backward(z, t.seed)

@@ -119,7 +119,7 @@ func newRun(t testing.TB, m *model.Model, seqs [][]int32, threads int) Run {
 	}
 	c := DefaultConfig()
 	c.Epochs, c.BatchTokens, c.Warmup = 2, 64, 3
-	return Run{Teacher: m, Formats: formats, KV8: true, Scales: maxScales, Seqs: seqs, Config: c, Kernel: f, Pool: pool}
+	return Run{Teacher: m, Student: m, Formats: formats, KV8: true, Scales: maxScales, Seqs: seqs, Config: c, Kernel: f, Pool: pool}
 }
 
 // collect is a sink that keeps everything.

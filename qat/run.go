@@ -83,7 +83,11 @@ var ErrDiverged = errors.New("training diverged")
 // result.
 type Run struct {
 	Teacher *model.Model
-	Formats []quant.Format // of each weight
+	// Student is what is trained, nil for the teacher itself: a model of the
+	// same blocks, some of which may share keys and values that the teacher's
+	// do not.
+	Student *model.Model
+	Formats []quant.Format // of each weight of the student
 	KV8     bool           // the cache is rounded to 8 bits
 	Scales  Scales         // first scales
 	Seqs    [][]int32      // each at most the context long
@@ -141,11 +145,18 @@ func Train(ctx context.Context, r Run, sink Sink) (Report, error) {
 	if err := r.Config.check(); err != nil {
 		return Report{}, err
 	}
+	if r.Student == nil {
+		r.Student = r.Teacher
+	}
+	if a, b := r.Teacher.Graph, r.Student.Graph; a.Hidden != b.Hidden || a.Vocab != b.Vocab || len(a.Blocks) != len(b.Blocks) {
+		return Report{}, fmt.Errorf("training: the student has hidden size %d, vocabulary %d and %d blocks, its teacher %d, %d and %d",
+			b.Hidden, b.Vocab, len(b.Blocks), a.Hidden, a.Vocab, len(a.Blocks))
+	}
 	longest, err := r.longest()
 	if err != nil {
 		return Report{}, err
 	}
-	t, err := newTrainer(&r, newStudent(r.Teacher, r.Formats, r.Scales), longest)
+	t, err := newTrainer(&r, newStudent(r.Student, r.Formats, r.Scales), longest)
 	if err != nil {
 		return Report{}, err
 	}

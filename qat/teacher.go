@@ -61,11 +61,11 @@ func (t *teacher) advance(ctx context.Context, parts [][]int, first, end int) er
 	if err := t.w.load(t.tape, blockWeights(t.Teacher.Graph, first, end)); err != nil {
 		return err
 	}
-	return advance(ctx, t.Run, t.tape, t.x, parts, first, end, &t.out)
+	return advance(ctx, t.Run, t.Teacher.Graph, t.tape, t.x, parts, first, end, &t.out)
 }
 
-// advance replaces a stream by what the blocks [first, end) make of it.
-func advance(ctx context.Context, r *Run, tape *train.Tape, s *stream, parts [][]int, first, end int, buf **tensor.Mat) error {
+// advance replaces a stream by what the blocks [first, end) of g make of it.
+func advance(ctx context.Context, r *Run, g *model.Graph, tape *train.Tape, s *stream, parts [][]int, first, end int, buf **tensor.Mat) error {
 	for _, part := range parts {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -78,7 +78,7 @@ func advance(ctx context.Context, r *Run, tape *train.Tape, s *stream, parts [][
 		tape.Start(lengths, false)
 		x := tape.Input(*buf)
 		for i := first; i < end; i++ {
-			x = exec.Block(r.Teacher.Graph, tape, i, x, 0)
+			x = exec.Block(g, tape, i, x, 0)
 		}
 		if err := s.put(x, part); err != nil {
 			return err
