@@ -88,6 +88,7 @@ func TestForms(t *testing.T) {
 		{"assistant-tiny-sharded/pytorch_model.bin.index.json", "pytorch"},
 		{"assistant-tiny-meta", "meta"},
 		{"assistant-tiny-meta/consolidated.00.pth", "meta"},
+		{"assistant-tiny-llama2c", "llama2.c trainer"},
 		{"assistant-tiny-llama2c/ckpt.pt", "llama2.c trainer"},
 		{"assistant-tiny-llama2c/model.bin", "llama2.c"},
 		{"assistant-tiny.gguf", "gguf"},
@@ -214,6 +215,31 @@ func TestHubCache(t *testing.T) {
 	}
 	if _, err := Open(context.Background(), "acme/tiny", Options{HFHome: home}); !errors.Is(err, formats.ErrCorrupt) {
 		t.Errorf("a revision outside the cache: %v", err)
+	}
+	if err := os.Remove(main); err != nil {
+		t.Fatal(err)
+	}
+	open(t, "acme/tiny", Options{HFHome: home})
+	if err := os.Mkdir(filepath.Join(repo, "snapshots", "4567"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(context.Background(), "acme/tiny", Options{HFHome: home}); err == nil || !strings.Contains(err.Error(), "2 snapshots") {
+		t.Errorf("no ref and two snapshots: %v", err)
+	}
+}
+
+// A folder with llama2.c's export alone.
+func TestLlama2cFolder(t *testing.T) {
+	dir := t.TempDir()
+	b, err := os.ReadFile(testdata("assistant-tiny-llama2c", "model.bin"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "model.bin"), b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if c := open(t, dir, Options{}); c.Form != "llama2.c" || c.Tokenizer.Model != "" {
+		t.Errorf("form %q, tokenizer %+v", c.Form, c.Tokenizer)
 	}
 }
 

@@ -83,7 +83,7 @@ func forms() []form {
 		{"pytorch", "config.json with pytorch_model.bin or its index", findPyTorch, openHF},
 		{"meta", "consolidated.00.pth with params.json", findMeta, openMeta},
 		{"llama2.c trainer", "ckpt.pt with model_args", findTrainer, openTrainer},
-		{"llama2.c", "a .bin of llama2.c", findLlama2c, openLlama2c},
+		{"llama2.c", "model.bin, or another .bin, of llama2.c", findLlama2c, openLlama2c},
 		{"gguf", "a .gguf file", findGGUF, openGGUF},
 	}
 }
@@ -136,22 +136,43 @@ func Open(ctx context.Context, path string, o Options) (*Checkpoint, error) {
 var hubName = regexp.MustCompile(`^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$`)
 
 // resolve returns path, or the snapshot in the Hub's cache that it names:
-// HFHome/hub/models--ORG--NAME/snapshots/REV, with REV from refs/main.
+// HFHome/hub/models--ORG--NAME/snapshots/REV.
 func resolve(path string, o Options) (string, error) {
 	_, err := os.Stat(path)
 	if err == nil || !errors.Is(err, fs.ErrNotExist) || o.HFHome == "" || !hubName.MatchString(path) {
 		return path, err
 	}
 	repo := filepath.Join(o.HFHome, "hub", "models--"+strings.ReplaceAll(path, "/", "--"))
-	ref, err := os.ReadFile(filepath.Join(repo, "refs", "main"))
+	rev, err := revision(repo)
 	if err != nil {
 		return "", fmt.Errorf("%s is no path, and the cache has no such model: %w", path, err)
 	}
+	return filepath.Join(repo, "snapshots", rev), nil
+}
+
+// revision is what refs/main of a repository in the Hub's cache names; without
+// that file, as after a download by revision, the only snapshot there is.
+func revision(repo string) (string, error) {
+	main := filepath.Join(repo, "refs", "main")
+	ref, err := os.ReadFile(main)
+	if errors.Is(err, fs.ErrNotExist) {
+		snapshots, listErr := os.ReadDir(filepath.Join(repo, "snapshots"))
+		switch {
+		case listErr != nil || len(snapshots) == 0:
+			return "", err
+		case len(snapshots) > 1:
+			return "", fmt.Errorf("%w, and %d snapshots to choose from", err, len(snapshots))
+		}
+		return snapshots[0].Name(), nil
+	}
+	if err != nil {
+		return "", err
+	}
 	rev := strings.TrimSpace(string(ref))
 	if err := formats.PlainName(rev); err != nil {
-		return "", formats.Corrupt(filepath.Join(repo, "refs", "main"), "", 0, "revision: %v", err)
+		return "", formats.Corrupt(main, "", 0, "revision: %v", err)
 	}
-	return filepath.Join(repo, "snapshots", rev), nil
+	return rev, nil
 }
 
 // exists reports whether a file of that name is in the folder.

@@ -31,9 +31,6 @@ func findMeta(path string, folder bool) string {
 
 func findTrainer(path string, folder bool) string {
 	if folder {
-		if !exists(path, "ckpt.pt") || exists(path, "model.bin") {
-			return ""
-		}
 		path = filepath.Join(path, "ckpt.pt")
 	}
 	if ext := filepath.Ext(path); (ext == ".pt" || ext == ".pth") && isTorch(path) {
@@ -43,7 +40,10 @@ func findTrainer(path string, folder bool) string {
 }
 
 func findLlama2c(path string, folder bool) string {
-	if !folder && filepath.Ext(path) == ".bin" && !isTorch(path) {
+	if folder {
+		path = filepath.Join(path, "model.bin")
+	}
+	if filepath.Ext(path) == ".bin" && exists(filepath.Dir(path), filepath.Base(path)) && !isTorch(path) {
 		return path
 	}
 	return ""
