@@ -22,8 +22,9 @@ import (
 )
 
 // checkpoint writes a folder of seeded weights with the assistant's tokenizer,
-// 2.4 million parameters: enough that its build can be caught at work.
-func checkpoint(t testing.TB) string {
+// 2.4 million parameters: enough that its build can be caught at work. edit
+// may change what is written.
+func checkpoint(t testing.TB, edit ...func([]safetensors.Tensor) []safetensors.Tensor) string {
 	t.Helper()
 	dir := t.TempDir()
 	for _, name := range []string{"tokenizer.json", "tokenizer_config.json"} {
@@ -57,6 +58,9 @@ func checkpoint(t testing.TB) string {
 			_, err := out.Write(buf)
 			return err
 		}})
+	}
+	for _, e := range edit {
+		tensors = e(tensors)
 	}
 	var weights bytes.Buffer
 	err = errors.Join(
