@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"slmc/convert"
 	"slmc/formats"
@@ -30,13 +31,18 @@ type Text struct {
 // template with a construct that slmc does not know is an error now, so that
 // it is none on the phone.
 func loadText(c convert.Tokenizer, vocab int) (Text, error) {
-	tok, err := loadTokenizer(c, vocab)
+	tok, file, err := loadTokenizer(c)
 	if err != nil {
 		return Text{}, err
 	}
 	source := c.Template
-	if source == "" && tok != nil {
-		source = tok.ChatTemplate()
+	if tok != nil {
+		if source == "" {
+			source = tok.ChatTemplate()
+		}
+		if err := checkRows(tok, file, source, vocab); err != nil {
+			return Text{}, err
+		}
 	}
 	t := Text{Tokenizer: tok, BOS: -1}
 	for _, id := range c.BOS {
@@ -78,19 +84,20 @@ func within(ids []int32, vocab int) []int32 {
 }
 
 // loadTokenizer prefers tokenizer.json, then SentencePiece's model, then the
-// vocabulary of a GGUF file; nil when the checkpoint has none.
-func loadTokenizer(c convert.Tokenizer, vocab int) (*tokenizer.Tokenizer, error) {
+// vocabulary of a GGUF file; nil when the checkpoint has none. file is what
+// errors about it name.
+func loadTokenizer(c convert.Tokenizer) (tok *tokenizer.Tokenizer, file string, err error) {
 	if c.JSON == "" && c.Model == "" {
 		if c.GGUF == nil {
-			return nil, nil
+			return nil, "", nil
 		}
-		return tokenizer.FromGGUF(ggufVocab(c.GGUF))
+		tok, err = tokenizer.FromGGUF(ggufVocab(c.GGUF))
+		return tok, "tokenizer.ggml.tokens", err
 	}
 	var config []byte
-	var err error
 	if c.Config != "" {
 		if config, err = readSmall(c.Config); err != nil {
-			return nil, err
+			return nil, "", err
 		}
 	}
 	path, load := c.JSON, tokenizer.FromJSON
@@ -99,16 +106,34 @@ func loadTokenizer(c convert.Tokenizer, vocab int) (*tokenizer.Tokenizer, error)
 	}
 	data, err := readSmall(path)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	tok, err := load(data, config)
-	if err != nil {
-		return nil, err
+	tok, err = load(data, config)
+	return tok, filepath.Base(path), err
+}
+
+// checkRows holds a tokenizer to the rows [V] of the model's embedding. Added
+// tokens may lie beyond them: the tokenizer of Gemma 3 has a token for images
+// that its text models have no row for. Such a token is refused when it is fed;
+// a chat template must not write it.
+func checkRows(tok *tokenizer.Tokenizer, file, template string, vocab int) error {
+	added := map[int32]string{}
+	for _, a := range tok.AddedTokens() {
+		added[a.ID] = a.Content
 	}
-	if n := tok.VocabSize(); n > vocab {
-		return nil, formats.Corrupt(filepath.Base(path), "", -1, "the tokenizer has %d tokens, the model's embedding %d rows", n, vocab)
+	for id := int32(vocab); int(id) < tok.VocabSize(); id++ {
+		if _, ok := tok.Token(id); !ok {
+			continue
+		}
+		text, ok := added[id]
+		if !ok {
+			return formats.Corrupt(file, "", -1, "the tokenizer has %d tokens, the model's embedding %d rows", tok.VocabSize(), vocab)
+		}
+		if strings.Contains(template, text) {
+			return formats.Corrupt(file, "", -1, "the chat template writes %q, token %d: the model's embedding has %d rows", text, id, vocab)
+		}
 	}
-	return tok, nil
+	return nil
 }
 
 // maxTokenizer bounds a tokenizer file; the largest known has 33 MB.
