@@ -50,7 +50,7 @@ func correlated(t testing.TB, env Env, r *rand.Rand, K, tokens int) *Input {
 			}
 			x.X[k] = float32(v)
 		}
-		a.add(x)
+		a.add(x, nil)
 	}
 	in, err := a.finish()
 	if err != nil {

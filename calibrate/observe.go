@@ -35,6 +35,11 @@ type Input struct {
 	Square []float64 // [K] E[x^2]
 	Max    []float32 // [K] max|x|
 	H      []float64 // [K K] sum over tokens of x x^T, symmetric; nil when not asked for
+	// Float [K K] is the sum of f x^T where f is what the float model has in
+	// x's place, and Lag [D K] the sum of (p-r) x^T where r is the residual
+	// stream there and p the float model's: see compensate.go. nil when not
+	// asked for.
+	Float, Lag []float64
 }
 
 // Env is what all work here runs on; none of it changes a result.
@@ -60,6 +65,8 @@ type accumulator struct {
 	panels  []byte    // [K/16][n 16] float32: X as panels, 16 columns a panel
 	cols    []float32 // [K n]: X transposed
 	part    []float32 // [K P*16] of X^T X
+	lag     int       // columns of the residual stream; 0: not compared
+	beside  [2]*beside
 }
 
 func newAccumulator(env Env, label string, K int, hessian bool) *accumulator {
@@ -78,10 +85,17 @@ func newAccumulator(env Env, label string, K int, hessian bool) *accumulator {
 
 func panels(K int) int { return (K + kernel.Rows - 1) / kernel.Rows }
 
-// add takes the rows of x [T K].
-func (a *accumulator) add(x *tensor.Mat) {
+// add takes the rows of x [T K] and, to be compared with the float model's, of
+// the residual stream there, else nil.
+func (a *accumulator) add(x, residual *tensor.Mat) {
 	for r := range x.R {
 		copy(a.rows[a.n*a.in.K:], x.Row(r))
+		if a.beside[0] != nil {
+			a.beside[0].next(a.n, nil)
+		}
+		if a.beside[1] != nil {
+			a.beside[1].next(a.n, residual.Row(r))
+		}
 		if a.n++; a.n == chunk {
 			a.flush()
 		}
@@ -97,6 +111,11 @@ func (a *accumulator) flush() {
 	P := panels(K)
 	if a.hessian {
 		a.env.Pool.Run(P, 1, func(lo, hi int) { a.lay(lo, hi) })
+		for _, b := range a.beside {
+			if b != nil {
+				b.lay(n)
+			}
+		}
 	}
 	a.env.Pool.Run(P, 1+(1<<14)/(n*kernel.Rows), func(lo, hi int) {
 		for k := lo * kernel.Rows; k < min(hi*kernel.Rows, K); k++ {
@@ -110,6 +129,11 @@ func (a *accumulator) flush() {
 		if a.hessian {
 			for p := lo; p < hi; p++ {
 				a.multiply(p)
+				for _, b := range a.beside {
+					if b != nil {
+						b.multiply(a, p)
+					}
+				}
 			}
 		}
 	})
@@ -248,7 +272,7 @@ func Observe(ctx context.Context, env Env, g *model.Graph, p *exec.Params, kv ex
 		}
 		// The output projection's input is wanted, its product is not.
 		if a := o.sums[g.Weights[g.Head.W].Input]; a != nil {
-			a.add(o.Norm(o.Begin(len(g.Blocks), x), g.Norm, g.Hidden))
+			a.add(o.Norm(o.Begin(len(g.Blocks), x), g.Norm, g.Hidden), nil)
 		}
 		if err := o.Err(); err != nil {
 			return nil, fmt.Errorf("calibration sequence %d: %w", i, err)

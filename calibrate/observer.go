@@ -15,6 +15,10 @@ type observer struct {
 	g    *model.Graph
 	sums map[string]*accumulator // by label; labels that are not there are not wanted
 	last *tensor.Mat             // counted already, and kept so that its address is not used again
+	// expect: this is the float model, whose inputs the quantized one is to be
+	// compared with.
+	expect   bool
+	residual *tensor.Mat // the residual stream as it is now
 
 	block     int    // that runs
 	lastBlock int    // that reads a wanted input, or -1 to run to the end
@@ -41,14 +45,19 @@ func newObserver(ops exec.Ops, g *model.Graph, blocks []int, sums map[string]*ac
 // Begin implements exec.Ops.
 func (o *observer) Begin(block int, x *tensor.Mat) *tensor.Mat {
 	o.block, o.done = block, o.done && block >= 0
-	return o.Ops.Begin(block, x)
+	o.residual = o.Ops.Begin(block, x)
+	return o.residual
 }
 
 // Linear implements exec.Ops.
 func (o *observer) Linear(x *tensor.Mat, l model.Linear) *tensor.Mat {
 	w := o.g.Weights[l.W]
 	if a := o.sums[w.Input]; a != nil && x != o.last && !o.done {
-		a.add(x)
+		if o.expect {
+			a.expect(x, o.residual)
+		} else {
+			a.add(x, o.residual)
+		}
 		o.last = x
 		o.done = o.block == o.lastBlock && w.Input == o.lastLabel
 	}
@@ -103,5 +112,6 @@ func (o *observer) Add(x, y *tensor.Mat) *tensor.Mat {
 	if o.done {
 		return x
 	}
-	return o.Ops.Add(x, y)
+	o.residual = o.Ops.Add(x, y)
+	return o.residual
 }

@@ -36,8 +36,12 @@ type Config struct {
 	// Embedding is the algorithm of the embedding, of a tied one too; nil: RTN.
 	// It sees the input of a tied head only through Statistics.
 	Embedding Algorithm
-	Inputs    Inputs        // "": Linears
-	KV        exec.KVFormat // of the quantized model's cache; "": KV8
+	Inputs    Inputs // "": Linears
+	// Compensate makes each matrix answer for what those before it lost, as
+	// compensate.go has it; an algorithm that needs no Hessian and Float inputs
+	// are left alone. It takes a second set of activations.
+	Compensate bool
+	KV         exec.KVFormat // of the quantized model's cache; "": KV8
 	// Statistics observed before, by label. They take the place of observing
 	// when Inputs is Float.
 	Statistics map[string]*Input
@@ -87,7 +91,7 @@ func Run(ctx context.Context, env Env, in *model.Model, seqs Sequences, cfg Conf
 		return Report{}, err
 	}
 	for lo := 0; lo < len(in.Blocks); {
-		hi := r.groupEnd(lo)
+		hi := groupEnd(in.Graph, lo)
 		if err := r.group(lo, hi); err != nil {
 			return Report{}, fmt.Errorf("blocks %d to %d: %w", lo, hi-1, err)
 		}
@@ -99,8 +103,7 @@ func Run(ctx context.Context, env Env, in *model.Model, seqs Sequences, cfg Conf
 	return r.report, nil
 }
 
-// run is one run of Run. params holds the weights that are needed now, by their
-// index in the graph, and nothing of the others.
+// run is one run of Run.
 type run struct {
 	ctx    context.Context
 	env    Env
@@ -108,10 +111,9 @@ type run struct {
 	seqs   Sequences
 	cfg    Config
 	log    *slog.Logger
-	walk   bool // activations are needed
-	x      *residuals
-	kept   map[int]*residuals // what entered a giver that later groups read
-	params *exec.Params
+	walk   bool    // activations are needed
+	q      *stream // the model as it is quantized; the float model when Inputs is Float
+	f      *stream // the float model, when it is compared with
 	report Report
 	total  int
 }
@@ -132,10 +134,7 @@ func newRun(ctx context.Context, env Env, in *model.Model, seqs Sequences, cfg C
 	if len(cfg.Formats) != len(in.Weights) {
 		panic(fmt.Sprintf("calibrate: %d formats for %d weights", len(cfg.Formats), len(in.Weights)))
 	}
-	r := &run{ctx: ctx, env: env, m: in, seqs: slices.DeleteFunc(slices.Clone(seqs), func(q []int32) bool { return len(q) == 0 }), cfg: cfg, log: log,
-		kept:   map[int]*residuals{},
-		params: &exec.Params{Mats: make([]exec.Matrix, len(in.Weights)), Vecs: make([][]float32, len(in.Weights))},
-	}
+	r := &run{ctx: ctx, env: env, m: in, seqs: slices.DeleteFunc(slices.Clone(seqs), func(q []int32) bool { return len(q) == 0 }), cfg: cfg, log: log}
 	for i, w := range in.Weights {
 		if w.Role.Matrix() {
 			r.total++
@@ -149,29 +148,24 @@ func newRun(ctx context.Context, env Env, in *model.Model, seqs Sequences, cfg C
 	if err := seqs.Check(in.Graph, in.Context, cfg.MinTokens); err != nil {
 		return nil, err
 	}
-	for _, rope := range in.Ropes {
-		cos, sin := rope.Tables(longest(seqs))
-		r.params.Cos, r.params.Sin = append(r.params.Cos, cos), append(r.params.Sin, sin)
+	room := func() (*residuals, error) {
+		return newResiduals(r.seqs, in.Hidden, cfg.ActivationBytes, cfg.ScratchFolder)
+	}
+	kv := cfg.KV
+	if cfg.Inputs == Float {
+		kv = exec.KVF32
 	}
 	var err error
-	r.x, err = r.newResiduals()
-	return r, err
+	if r.q, err = newStream(env, in, r.seqs, kv, room); err == nil && cfg.Compensate && cfg.Inputs != Float {
+		r.f, err = newStream(env, in, r.seqs, exec.KVF32, room)
+	}
+	if err != nil {
+		return nil, errors.Join(err, r.close())
+	}
+	return r, nil
 }
 
-func (r *run) newResiduals() (*residuals, error) {
-	return newResiduals(r.seqs, r.m.Hidden, r.cfg.ActivationBytes, r.cfg.ScratchFolder)
-}
-
-func (r *run) close() error {
-	var errs []error
-	for _, k := range r.kept {
-		errs = append(errs, k.close())
-	}
-	if r.x != nil {
-		errs = append(errs, r.x.close())
-	}
-	return errors.Join(errs...)
-}
+func (r *run) close() error { return errors.Join(r.q.close(), r.f.close()) }
 
 // algorithm is the one that quantizes weight i.
 func (r *run) algorithm(i int) Algorithm {
@@ -201,21 +195,18 @@ func (r *run) embedding() error {
 	if err != nil || !r.walk {
 		return err
 	}
-	if r.cfg.Inputs == Float {
-		if packed, err = exec.PackMatrix(r.m, e, quant.F32, nil); err != nil {
+	if r.cfg.Inputs == Float || r.f != nil {
+		float, err := exec.PackMatrix(r.m, e, quant.F32, nil)
+		if err != nil {
+			return err
+		}
+		if r.f == nil {
+			packed = float
+		} else if err := r.f.embed(float); err != nil {
 			return err
 		}
 	}
-	r.params.Mats[e] = packed
-	o := r.plain(r.section(nil, e))
-	for i, q := range r.seqs {
-		o.Begin(-1, nil)
-		if err := r.x.store(i, o.Embed(q, 0)); err != nil {
-			return err
-		}
-	}
-	r.params.Mats[e] = exec.Matrix{}
-	return o.Err()
+	return r.q.embed(packed)
 }
 
 // group quantizes the blocks [lo, hi) and runs all sequences through them.
@@ -224,7 +215,7 @@ func (r *run) group(lo, hi int) error {
 	for i := lo; i < hi; i++ {
 		blocks = append(blocks, i)
 	}
-	weights := r.weightsOf(blocks)
+	weights := weightsOf(r.m.Graph, blocks)
 	if !r.walk {
 		for _, i := range weights {
 			if err := r.given(i); err != nil {
@@ -250,16 +241,32 @@ func (r *run) group(lo, hi int) error {
 			}
 		}
 		if r.cfg.Inputs == Linears {
-			r.use(packed)
+			r.q.use(packed)
 		}
 	}
 	if r.cfg.Inputs != Float {
-		r.use(packed)
+		r.q.use(packed)
 	}
 	if err := r.pass(blocks, nil, true); err != nil {
 		return err
 	}
-	return r.drop(lo, hi)
+	if r.f != nil {
+		if err := r.f.drop(lo, hi); err != nil {
+			return err
+		}
+	}
+	return r.q.drop(lo, hi)
+}
+
+// load reads weights as float32 for both streams.
+func (r *run) load(weights []int) error {
+	if err := r.q.load(weights); err != nil || r.f == nil {
+		return err
+	}
+	for _, i := range weights {
+		r.f.params.Mats[i], r.f.params.Vecs[i] = r.q.params.Mats[i], r.q.params.Vecs[i]
+	}
+	return nil
 }
 
 // stages lists the labels of weights that are quantized at a time, in the order
@@ -283,7 +290,7 @@ func (r *run) stages(weights []int) [][]string {
 // those of a pass through the blocks.
 func (r *run) observe(blocks []int, labels []string) (map[string]*Input, error) {
 	sums, out := map[string]*accumulator{}, map[string]*Input{}
-	for _, i := range r.weightsOf(blocks) {
+	for _, i := range weightsOf(r.m.Graph, blocks) {
 		w := r.m.Weights[i]
 		if !w.Role.Matrix() || !slices.Contains(labels, w.Input) {
 			continue
@@ -296,6 +303,15 @@ func (r *run) observe(blocks []int, labels []string) (map[string]*Input, error) 
 	}
 	if len(sums) == 0 {
 		return out, nil
+	}
+	for _, i := range weightsOf(r.m.Graph, blocks) {
+		if a := sums[r.m.Weights[i].Input]; a != nil && a.hessian && r.f != nil && a.beside[0] == nil {
+			lag := 0
+			if r.added(i) {
+				lag = r.m.Hidden
+			}
+			a.compare(lag)
+		}
 	}
 	if err := r.pass(blocks, sums, false); err != nil {
 		return nil, err
@@ -310,46 +326,38 @@ func (r *run) observe(blocks []int, labels []string) (map[string]*Input, error) 
 	return out, nil
 }
 
-// pass runs all sequences through consecutive blocks. With advance the result
-// takes the place of what entered.
+// added reports whether what weight i gives goes into the residual stream as it
+// is.
+func (r *run) added(i int) bool {
+	for _, b := range r.m.Blocks {
+		if b.O.W == i && b.PostAttnNorm == model.None || b.Down.W == i && b.PostFFNNorm == model.None {
+			return true
+		}
+	}
+	return false
+}
+
+// pass runs all sequences through consecutive blocks, of the float model first
+// where it is compared with. With advance the result takes the place of what
+// entered.
 func (r *run) pass(blocks []int, sums map[string]*accumulator, advance bool) error {
-	givers := r.giversBefore(blocks)
-	g, params := r.section(append(slices.Clone(givers), blocks...))
-	plain := r.plain(g, params)
-	o := newObserver(plain, r.m.Graph, blocks, sums)
+	var f *passage
+	if r.f != nil {
+		f = r.f.passage(blocks, sums)
+		f.o.expect = true
+	}
+	q := r.q.passage(blocks, sums)
 	for i := range r.seqs {
 		if err := r.ctx.Err(); err != nil {
 			return err
 		}
-		for _, j := range givers {
-			x, err := r.kept[j].load(i)
-			if err != nil {
-				return err
+		if f != nil {
+			if err := f.run(i, advance); err != nil {
+				return fmt.Errorf("float model: %w", err)
 			}
-			plain.Begin(-1, nil)
-			exec.Block(g, plain, j, plain.Begin(j, plain.Input(x, 0)), x.R-1)
 		}
-		x, err := r.x.load(i)
-		if err != nil {
+		if err := q.run(i, advance); err != nil {
 			return err
-		}
-		o.Begin(-1, nil)
-		h := plain.Input(x, 0)
-		for _, b := range blocks {
-			if advance && r.lastTaker(b) > blocks[len(blocks)-1] {
-				if err := r.keep(b, i, h); err != nil {
-					return err
-				}
-			}
-			h = exec.Block(g, o, b, o.Begin(b, h), 0)
-		}
-		if err := o.Err(); err != nil {
-			return fmt.Errorf("calibration sequence %d: %w", i, err)
-		}
-		if advance {
-			if err := r.x.store(i, h); err != nil {
-				return err
-			}
 		}
 	}
 	return nil
@@ -367,16 +375,23 @@ func (r *run) head() error {
 	if err := r.load([]int{r.m.Norm}); err != nil {
 		return err
 	}
-	o := r.plain(r.section(nil, r.m.Norm))
-	label := r.m.Weights[w].Input
-	a := newAccumulator(r.env, label, r.m.Hidden, r.algorithm(w).Needs() == Hessian)
+	a := newAccumulator(r.env, r.m.Weights[w].Input, r.m.Hidden, r.algorithm(w).Needs() == Hessian)
+	if r.f != nil && a.hessian {
+		a.compare(0)
+	}
 	for i := range r.seqs {
-		x, err := r.x.load(i)
+		if a.beside[0] != nil {
+			x, err := r.f.final(i)
+			if err != nil {
+				return err
+			}
+			a.expect(x, nil)
+		}
+		x, err := r.q.final(i)
 		if err != nil {
 			return err
 		}
-		o.Begin(-1, nil)
-		a.add(o.Norm(o.Begin(len(r.m.Blocks), o.Input(x, 0)), r.m.Norm, r.m.Hidden))
+		a.add(x, nil)
 	}
 	in, err := a.finish()
 	if err != nil {
@@ -410,6 +425,13 @@ func (r *run) matrix(i int, in *Input) (exec.Matrix, error) {
 		m := Matrix{Name: w.Name, Format: f, Rows: n, K: K, W: make([]float32, n*K), Input: in}
 		if err := r.m.Values.Read(i, r0*K, m.W); err != nil {
 			return out, fmt.Errorf("read %s: %w", w.Name, err)
+		}
+		if in != nil && in.Float != nil {
+			u, _, err := inverseFactor(r.env.Pool, in.H, identity(K), compensationDamp)
+			if err != nil {
+				return out, fmt.Errorf("%s: %w", w.Name, err)
+			}
+			m.W = compensated(r.env, m, r0, r.added(i), u)
 		}
 		enc, err := a.Encode(r.ctx, r.env.Pool, m)
 		if err != nil {

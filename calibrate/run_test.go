@@ -95,12 +95,11 @@ func twisted(t testing.TB) *model.Model {
 
 // unused drops the weights that a graph does not refer to.
 func unused(m *model.Model) *model.Model {
-	r := &run{m: m}
 	var all []int
 	for i := range m.Blocks {
 		all = append(all, i)
 	}
-	live := append(r.weightsOf(all), m.Embed, m.Norm, m.Head.W)
+	live := append(weightsOf(m.Graph, all), m.Embed, m.Norm, m.Head.W)
 	at, v := map[int]int{model.None: model.None}, memory{}
 	var weights []model.Weight
 	for i, w := range m.Weights {
@@ -356,7 +355,7 @@ func TestHessianAgainstLoop(t *testing.T) {
 	x := randomMatrix(r, quant.F32, T, &Input{K: K})
 	a := newAccumulator(testEnv(t, 2), "x", K, true)
 	for t := range T {
-		a.add(matOf(x.W[t*K:(t+1)*K], 1, K))
+		a.add(matOf(x.W[t*K:(t+1)*K], 1, K), nil)
 	}
 	in, err := a.finish()
 	if err != nil {

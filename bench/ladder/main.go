@@ -24,6 +24,7 @@ import (
 	"slmc/internal/kernel"
 	"slmc/internal/pipeline"
 	"slmc/model"
+	"slmc/quant"
 	slmrt "slmc/runtime"
 )
 
@@ -34,8 +35,10 @@ type config struct {
 	tokens, textTokens, rows       int
 	threads, refine                int
 	skip                           int
-	damp                           float64
-	actOrder, verbose              bool
+	damp, bpw                      float64
+	parts                          string
+	sense                          int
+	actOrder, verbose, compensate  bool
 }
 
 func main() {
@@ -55,6 +58,10 @@ func main() {
 	flag.IntVar(&c.threads, "threads", 1, "threads")
 	flag.IntVar(&c.refine, "refine", calibrate.DefaultRefine, "rounds of gptq-refined")
 	flag.Float64Var(&c.damp, "damp", calibrate.DefaultDamp, "first damping of GPTQ")
+	flag.Float64Var(&c.bpw, "bpw", 0, "allocate w2, w4 and w8 under this many bits per weight, in place of -weights and -embeddings")
+	flag.StringVar(&c.parts, "parts", "tensors", "what is allocated: roles or tensors")
+	flag.IntVar(&c.sense, "sensitivity-tokens", calibrate.DefaultSensitivityTokens, "tokens on which sensitivity is measured")
+	flag.BoolVar(&c.compensate, "compensate", false, "matrices answer for what those before them lost")
 	flag.BoolVar(&c.actOrder, "act-order", false, "GPTQ by falling activation")
 	flag.BoolVar(&c.verbose, "v", false, "the proxy loss of each weight, on stderr")
 	flag.Parse()
@@ -142,11 +149,18 @@ func (c config) quantize(ctx context.Context, m *model.Model, teacher *slmrt.Mod
 	pool := exec.NewPool(c.threads)
 	defer pool.Close()
 	env := calibrate.Env{Kernel: k, Pool: pool}
-	recipe, err := model.Preset(c.weights, c.embeddings)
+	seqs, err := c.sequences(teacher)
 	if err != nil {
 		return nil, err
 	}
-	cfg := calibrate.Config{Inputs: calibrate.Inputs(c.inputs)}
+	recipe, err := model.Preset(c.weights, c.embeddings)
+	if err == nil && c.bpw > 0 {
+		recipe, err = c.allocate(ctx, env, m, teacher.Params, seqs)
+	}
+	if err != nil {
+		return nil, err
+	}
+	cfg := calibrate.Config{Inputs: calibrate.Inputs(c.inputs), Compensate: c.compensate}
 	if cfg.Formats, err = recipe.Formats(m.Graph); err != nil {
 		return nil, err
 	}
@@ -154,10 +168,6 @@ func (c config) quantize(ctx context.Context, m *model.Model, teacher *slmrt.Mod
 		return nil, err
 	}
 	if cfg.Embedding, err = c.named(c.embeddingAlgorithm, k); err != nil {
-		return nil, err
-	}
-	seqs, err := c.sequences(teacher)
-	if err != nil {
 		return nil, err
 	}
 	if seqs.Tokens() < min(m.Context, 2048) {
@@ -204,6 +214,38 @@ func (c config) quantize(ctx context.Context, m *model.Model, teacher *slmrt.Mod
 	student := *teacher
 	student.Params, student.KV = p, exec.KV8
 	return &student, nil
+}
+
+// allocate measures sensitivity on the first calibration sequences and chooses
+// formats; the table goes to stderr.
+func (c config) allocate(ctx context.Context, env calibrate.Env, m *model.Model, p *exec.Params, seqs calibrate.Sequences) (model.Recipe, error) {
+	parts := calibrate.TensorParts(m.Graph)
+	if c.parts == "roles" {
+		parts = calibrate.RoleParts(m.Graph)
+	}
+	n := 0
+	few := slices.DeleteFunc(slices.Clone(seqs), func(q []int32) bool { n += len(q); return n-len(q) >= c.sense })
+	begin := time.Now()
+	formats := []quant.Format{quant.W2{GroupSize: 64}, quant.W4{GroupSize: 32}, quant.W8{GroupSize: 32}}
+	measured, err := calibrate.Measure(ctx, env, m, p, parts, formats, calibrate.RTN{Kernel: env.Kernel}, nil, few, func(int, int) {})
+	if err != nil {
+		return model.Recipe{}, err
+	}
+	budget := int64(c.bpw * float64(m.Parameters()) / 8)
+	for _, w := range m.Weights {
+		if !w.Role.Matrix() {
+			budget -= 4 * int64(w.Elems())
+		}
+	}
+	a, err := calibrate.Allocate(measured, budget)
+	if err != nil {
+		return model.Recipe{}, err
+	}
+	fmt.Fprintf(os.Stderr, "sensitivity on %d tokens, %.1f s\n", few.Tokens(), time.Since(begin).Seconds())
+	if err := a.Table(os.Stderr); err != nil {
+		return model.Recipe{}, err
+	}
+	return a.Recipe(m.Graph, fmt.Sprintf("%g bpw", c.bpw))
 }
 
 // sequences reads the calibration text, as many tokens as asked for.
