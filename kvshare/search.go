@@ -105,7 +105,7 @@ func (s *search) run(ctx context.Context) (SearchReport, error) {
 	}
 	pairs := s.choose(order)
 	s.total = len(pairs) + (s.Takers-1)*s.Config.Beam*min(s.Config.Wide, len(pairs)) + s.Takers*min(s.Config.Wide, len(pairs))
-	fixed, err := s.measure(ctx, s.fixed(order))
+	fixed, err := s.measure(ctx, append(Fixed(s.Model.Graph, s.Takers), s.sharer(order)...))
 	if err != nil {
 		return SearchReport{}, err
 	}
@@ -234,36 +234,55 @@ func (s *search) choose(order []Candidate) []Candidate {
 	return append(near, far...)[:max(s.Config.Pairs, len(near))]
 }
 
-// fixed lists the plans that need no search, with as many takers: the last
-// blocks, the last and the first pairs, and KVSharer's (without its threshold on
-// the likeness of outputs, since what is measured is the output).
-func (s *search) fixed(order []Candidate) []Candidate {
-	g, n := s.Model.Graph, s.Takers
+// Fixed lists the plans of n takers that need no measurement, those that g
+// allows: the last blocks, the last and the first pairs.
+func Fixed(g *model.Graph, n int) []Candidate {
 	var out []Candidate
 	if p, err := last(g, n); err == nil && p.Check(g) == nil {
 		out = append(out, Candidate{Name: string(Tail), Plan: p})
 	}
 	all := pairs(g)
-	if takers := all.Takers(); len(takers) >= n {
-		head, tail := Plan{}, Plan{}
-		for k := range n {
-			head[takers[k]] = all[takers[k]]
-			at := takers[len(takers)-1-k]
-			tail[at] = all[at]
-		}
-		out = append(out, Candidate{Name: string(Pairs), Plan: tail}, Candidate{Name: string(Pairs) + " first", Plan: head})
+	takers := all.Takers()
+	if n < 1 || len(takers) < n {
+		return out
 	}
-	p := Plan{}
-	for _, c := range order {
-		if len(p) == n {
-			break
+	some := func(name string, takers []int) {
+		p := Plan{}
+		for _, t := range takers {
+			p[t] = all[t]
 		}
-		p, _ = add(g, p, c.Plan)
+		out = append(out, Candidate{Name: name, Plan: p})
 	}
-	if len(p) == n {
-		out = append(out, Candidate{Name: "kvsharer", Plan: p})
+	some(string(Pairs), takers[len(takers)-n:])
+	if len(takers) > n {
+		some(string(Pairs)+" first", takers[:n])
 	}
 	return out
+}
+
+// sharer is KVSharer's plan: pairs in the order of how unlike their caches are
+// (without its threshold on the likeness of outputs, since what is measured is
+// the output).
+func (s *search) sharer(order []Candidate) []Candidate {
+	p := Plan{}
+	for _, c := range order {
+		if len(p) < s.Takers {
+			p, _ = add(s.Model.Graph, p, c.Plan)
+		}
+	}
+	if len(p) < s.Takers {
+		return nil
+	}
+	return []Candidate{{Name: "kvsharer", Plan: p}}
+}
+
+// Measure measures maps as a search does, without one: Takers is not used.
+func (r SearchRun) Measure(ctx context.Context, all []Candidate) ([]Candidate, error) {
+	m, err := newMeter(ctx, r.Model, r.Seqs, r.Config.Tokens, r.Config.Seed, r.Kernel, r.Threads)
+	if err != nil {
+		return nil, err
+	}
+	return (&search{SearchRun: r, m: m, known: map[string]Candidate{}}).measure(ctx, all)
 }
 
 // add returns p with the pair q, or p when the two do not go together.

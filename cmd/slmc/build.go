@@ -37,7 +37,7 @@ func buildCommand() *cli.Command {
 			"and the float model judge them, and writes one file. Finished stages are cached, so a\n" +
 			"build that was stopped resumes; the same source, settings and seed give the same bytes.\n" +
 			"Beside FILE.slmb it writes FILE.slmb.recipe.yaml and FILE.slmb.report.json.",
-		Flags: join(buildFlags("w8"), []cli.Flag{
+		Flags: join(buildFlags("w8"), shareFlags(), []cli.Flag{
 			&cli.StringFlag{Name: "calibrate", Usage: "calibrate and train on the examples in `FILE`: text, or JSONL rows put through the chat template"},
 			&cli.StringFlag{Name: "algorithm", Usage: "choose codes by `NAME`: rtn, imatrix, gptq or gptq-refined (default: the last, with --calibrate)"},
 			&cli.Float64Flag{Name: "bpw", Usage: "choose number formats so that the weights take `B` bits each, scales included"},
@@ -143,12 +143,11 @@ func recipeOf(c *cli.Context) (pipeline.Recipe, error) {
 	if file == "" || c.IsSet("seed") {
 		r.Seed = c.Uint64("seed")
 	}
-	return withExamples(c, r)
+	return withExamples(c, withSharing(c, withTraining(c, r)))
 }
 
-// withExamples adds what the flags say of calibration, budget and training.
+// withExamples adds what the flags say of calibration and budget.
 func withExamples(c *cli.Context, r pipeline.Recipe) (pipeline.Recipe, error) {
-	r = withTraining(c, r)
 	if c.IsSet("bpw") || c.IsSet("max-size") {
 		if c.IsSet("bpw") == c.IsSet("max-size") {
 			return r, usageError("give either --bpw or --max-size")
@@ -246,6 +245,9 @@ func printPreview(c *cli.Context, p pipeline.PreviewReport) error {
 	fmt.Fprintf(w, "weights\t%s, %.3f bits per weight\n", megabytes(p.WeightBytes), p.BPW)
 	for _, f := range p.Formats {
 		fmt.Fprintf(w, "  %s\t%d weights, %s\n", f.Format, f.Weights, megabytes(f.Bytes))
+	}
+	if len(p.Shared) > 0 {
+		printShared(w, p.Shared)
 	}
 	fmt.Fprintf(w, "memory to build\t%s\n", megabytes(p.BuildMemory))
 	fmt.Fprintf(w, "memory to run\t%s beside the file; cache %d bytes a token\n", megabytes(p.RunMemory), p.KVPerToken)

@@ -52,7 +52,11 @@ func printInspection(c *cli.Context, in pipeline.Inspection) error {
 	fmt.Fprintf(w, "architecture\t%s, %d layers, hidden %d, vocabulary %d, context %d\n", in.Architecture, in.Layers, in.Hidden, in.Vocab, in.Context)
 	fmt.Fprintf(w, "parameters\t%d\n", in.Parameters)
 	fmt.Fprintf(w, "size\t%s, %.3f bits per weight\n", megabytes(in.FileBytes), in.BPW)
-	fmt.Fprintf(w, "cache\t%d bytes a token in %s\n", in.KVBytesPerToken, in.KV)
+	shared := ""
+	if in.ShareKV != "" {
+		shared = "; blocks read others': " + in.ShareKV
+	}
+	fmt.Fprintf(w, "cache\t%d bytes a token in %s%s\n", in.KVBytesPerToken, in.KV, shared)
 	fmt.Fprintf(w, "tokenizer\t%s\n", in.Tokenizer)
 	fmt.Fprintf(w, "chat template\t%v\n", in.ChatTemplate)
 	if in.Digest != "" {

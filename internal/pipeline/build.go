@@ -19,6 +19,7 @@ import (
 	"slmc/formats/bundle"
 	"slmc/internal/exec"
 	"slmc/internal/kernel"
+	"slmc/model"
 	"slmc/quant"
 	slmrt "slmc/runtime"
 )
@@ -75,6 +76,7 @@ type build struct {
 	log     *slog.Logger
 	kernel  *kernel.Funcs
 	source  *Opened
+	model   *model.Model // what is packed: the source, keys and values shared and healed
 	digests []convert.FileDigest
 	recipe  Recipe
 	formats []quant.Format
@@ -83,8 +85,10 @@ type build struct {
 	report  Report
 	// chosenBy is the stage that made the packed weights, stageReport what it
 	// told, JSON; empty when it tells nothing.
-	chosenBy    string
-	stageReport []byte
+	chosenBy     string
+	stageReport  []byte
+	shareReports []stageReport  // of search and heal
+	unmap        []func() error // files of the cache that are in use
 }
 
 // Build makes a bundle of a checkpoint. A build that is killed leaves nothing
@@ -104,7 +108,7 @@ func Build(ctx context.Context, cfg Config, log *slog.Logger) (_ Report, err err
 	if err := b.open(); err != nil {
 		return Report{}, err
 	}
-	defer func() { err = errors.Join(err, b.source.Close()) }()
+	defer func() { err = errors.Join(err, b.close()) }()
 	if cfg.Bare {
 		err = b.timed("write", func() error { return b.write(b.stream(), nil) })
 	} else {
@@ -158,10 +162,27 @@ func (b *build) prepare() (err error) {
 			return err
 		}
 	}
+	if err := b.shareKV(); err != nil {
+		return err
+	}
 	if err := b.checkExamples(); err != nil {
 		return err
 	}
-	g := b.source.Graph()
+	return b.settle()
+}
+
+// close gives back what the build holds.
+func (b *build) close() error {
+	errs := []error{b.source.Close()}
+	for _, unmap := range b.unmap {
+		errs = append(errs, unmap())
+	}
+	return errors.Join(errs...)
+}
+
+// settle resolves the recipe against the model and plans its weights.
+func (b *build) settle() (err error) {
+	g := b.model.Graph
 	if b.recipe, b.formats, err = b.cfg.Recipe.resolve(g); err != nil {
 		return err
 	}
@@ -178,7 +199,7 @@ func (b *build) prepare() (err error) {
 // training want.
 func (b *build) checkExamples() error {
 	r := &b.cfg.Recipe
-	if r.QAT == nil && r.Calibrate == nil && r.Budget == nil {
+	if r.QAT == nil && r.Calibrate == nil && r.Budget == nil && !r.Share.examples() {
 		if b.cfg.CalibrateFile != "" {
 			return fmt.Errorf("%w: nothing uses the examples in %s", ErrUsage, b.cfg.CalibrateFile)
 		}
@@ -190,6 +211,9 @@ func (b *build) checkExamples() error {
 	sum, err := fileDigest(b.ctx, b.cfg.CalibrateFile)
 	if err != nil {
 		return err
+	}
+	if r.Share.examples() {
+		r.Share.SHA256 = sum // shareKV has made a copy
 	}
 	if r.QAT != nil {
 		t := *r.QAT
@@ -210,6 +234,9 @@ func (b *build) cached() (err error) {
 	}
 	defer b.cache.Close()
 	if err := b.timed("digest", b.digest); err != nil {
+		return err
+	}
+	if err := b.shared(); err != nil {
 		return err
 	}
 	if b.recipe.Budget != nil {
@@ -269,7 +296,8 @@ func (b *build) pack() (string, error) {
 		Sources []convert.FileDigest
 		Formats any
 		Scales  string
-	}{b.digests, b.recipe.Formats, "rtn"})
+		Share   *Sharing `json:",omitempty"`
+	}{b.digests, b.recipe.Formats, "rtn", b.recipe.Share})
 	if err != nil {
 		return "", err
 	}
@@ -285,7 +313,7 @@ func (b *build) pack() (string, error) {
 
 // writeWeights streams the plan's bytes.
 func (b *build) writeWeights(w io.Writer) error {
-	return convert.Write(b.ctx, w, b.source.Checkpoint.Model, b.plan, convert.WriteOptions{
+	return convert.Write(b.ctx, w, b.model, b.plan, convert.WriteOptions{
 		Threads: b.cfg.Env.Threads, Kernel: b.kernel, Scales: calibrate.RTN{Kernel: b.kernel}.Scales,
 		Progress: func(done, total int64) { b.cfg.Progress("pack", done, total) },
 	})

@@ -65,7 +65,8 @@ func (b *build) calibrated() (string, error) {
 		KV        string
 		Context   int
 		Calibrate *Calibration
-	}{b.digests, b.recipe.Formats, b.recipe.KV, b.recipe.Context, b.recipe.Calibrate})
+		Share     *Sharing `json:",omitempty"`
+	}{b.digests, b.recipe.Formats, b.recipe.KV, b.recipe.Context, b.recipe.Calibrate, b.recipe.Share})
 	if err != nil {
 		return "", err
 	}
@@ -92,7 +93,7 @@ func (b *build) calibrate(path string) (err error) {
 	if err := b.writeVectors(f); err != nil {
 		return err
 	}
-	report, err := calibrate.Run(b.ctx, calibrate.Env{Kernel: b.kernel, Pool: pool}, b.source.Checkpoint.Model, firstTokens(seqs, c.MaxTokens), calibrate.Config{
+	report, err := calibrate.Run(b.ctx, calibrate.Env{Kernel: b.kernel, Pool: pool}, b.model, firstTokens(seqs, c.MaxTokens), calibrate.Config{
 		Formats: b.formats, Algorithm: a, KV: exec.KVFormat(b.recipe.KV),
 		Emit: func(i int, m exec.Matrix) error {
 			_, err := f.WriteAt(m.Panels, b.plan.Stored[i].Offset)
@@ -134,7 +135,7 @@ func (b *build) packedFile(path string) (*os.File, error) {
 
 // writeVectors stores the vectors as the source has them.
 func (b *build) writeVectors(f *os.File) error {
-	m, sink := b.source.Checkpoint.Model, b.sink(f)
+	m, sink := b.model, b.sink(f)
 	for i, w := range m.Weights {
 		if w.Role.Matrix() {
 			continue
@@ -174,7 +175,8 @@ func (b *build) allocate() error {
 		Context   int
 		Calibrate *Calibration
 		Bytes     int64
-	}{b.digests, b.recipe.Budget, b.recipe.Context, b.recipe.Calibrate, b.weightBudget()})
+		Share     *Sharing `json:",omitempty"`
+	}{b.digests, b.recipe.Budget, b.recipe.Context, b.recipe.Calibrate, b.weightBudget(), b.recipe.Share})
 	if err != nil {
 		return err
 	}
@@ -192,16 +194,16 @@ func (b *build) allocate() error {
 	}
 	// From here on it is a recipe of formats, which can be edited and replayed.
 	b.recipe.Formats, b.recipe.Budget = r, nil
-	if b.formats, err = r.Formats(b.source.Graph()); err != nil {
+	if b.formats, err = r.Formats(b.model.Graph); err != nil {
 		return err
 	}
-	b.plan, err = convert.NewPlan(b.source.Graph(), r)
+	b.plan, err = convert.NewPlan(b.model.Graph, r)
 	return err
 }
 
 // measure makes the recipe of a budget.
 func (b *build) measure(path string) error {
-	m := b.source.Checkpoint.Model
+	m := b.model
 	seqs, err := b.examples(b.recipe.Calibrate.Fields)
 	if err != nil {
 		return err
@@ -251,7 +253,7 @@ func (b *build) measure(path string) error {
 
 // weightBudget is how many bytes a budget leaves for the matrices.
 func (b *build) weightBudget() int64 {
-	g := b.source.Graph()
+	g := b.model.Graph
 	vectors := int64(0)
 	for _, w := range g.Weights {
 		if !w.Role.Matrix() {
@@ -267,7 +269,7 @@ func (b *build) weightBudget() int64 {
 // overhead estimates what a bundle holds beside its weights: sections as they
 // will be, and a bound on golden vectors and manifest, which are text.
 func (b *build) overhead() int64 {
-	g, r := b.source.Graph(), b.recipe
+	g, r := b.model.Graph, b.recipe
 	golden := r.Golden.Prompts * (r.Golden.PromptTokens*240 + r.Golden.Greedy*48)
 	manifest := 4096 + 300*len(g.Weights) + 500*len(g.Blocks)
 	rope := 0

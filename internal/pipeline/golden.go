@@ -52,7 +52,7 @@ func (b *build) golden(weights []byte) (string, error) {
 
 // student is the model as the bundle will hold it.
 func (b *build) student(weights []byte) *slmrt.Model {
-	g, text := b.source.Graph(), b.source.text
+	g, text := b.model.Graph, b.source.text
 	p := &exec.Params{Mats: make([]exec.Matrix, len(g.Weights)), Vecs: make([][]float32, len(g.Weights))}
 	for _, s := range b.plan.Stored {
 		w, data := g.Weights[s.Weight], weights[s.Offset:s.Offset+s.Bytes]

@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"slmc/internal/exec"
+	"slmc/kvshare"
 	"slmc/model"
 )
 
@@ -18,8 +19,9 @@ type Inspection struct {
 	BPW             float64       `json:"bpw"`        // of the weight data
 	KVBytesPerToken int           `json:"kv_bytes_per_token"`
 	Layers          int           `json:"layers"`
-	Sections        []SectionInfo `json:"sections"` // of a bundle; files of a checkpoint
-	KV              string        `json:"kv"`       // format that KVBytesPerToken counts
+	Sections        []SectionInfo `json:"sections"`           // of a bundle; files of a checkpoint
+	KV              string        `json:"kv"`                 // format that KVBytesPerToken counts
+	ShareKV         string        `json:"share_kv,omitempty"` // blocks that read others' keys and values, kvshare.Plan
 	Hidden          int           `json:"hidden"`
 	Vocab           int           `json:"vocab"`
 	Context         int           `json:"context"`
@@ -59,6 +61,7 @@ func (o *Opened) Inspect() (Inspection, error) {
 	} else if err := o.inspectCheckpoint(&in); err != nil {
 		return in, err
 	}
+	in.ShareKV = kvshare.Of(g).String()
 	in.KVBytesPerToken = exec.KVBytesPerToken(g, exec.KVFormat(in.KV))
 	return in, nil
 }

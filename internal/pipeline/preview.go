@@ -21,6 +21,9 @@ type PreviewReport struct {
 	KVPerToken  int           `json:"kv_bytes_per_token"`
 	BuildMemory int64         `json:"build_memory_bytes"` // to expect at the peak of the build
 	RunMemory   int64         `json:"run_memory_bytes"`   // of a session at full context, the mapped file aside
+	// Shared compares the map of a recipe that shares keys and values, first,
+	// with others of as many takers.
+	Shared []SharedPreview `json:"share_kv,omitempty"`
 }
 
 // FormatBytes sums the weights of one number format.
@@ -37,7 +40,7 @@ func Preview(ctx context.Context, cfg Config, log *slog.Logger) (_ PreviewReport
 		return PreviewReport{}, err
 	}
 	defer func() { err = errors.Join(err, b.source.Close()) }()
-	g, kv := b.source.Graph(), exec.KVFormat(b.recipe.KV)
+	g, kv := b.model.Graph, exec.KVFormat(b.recipe.KV)
 	p := PreviewReport{
 		Output: cfg.Output, Arch: g.Arch, Parameters: int64(b.plan.Params), Context: b.recipe.Context,
 		WeightBytes: b.plan.Bytes, BPW: b.plan.BPW(), KVPerToken: exec.KVBytesPerToken(g, kv),
@@ -51,7 +54,8 @@ func Preview(ctx context.Context, cfg Config, log *slog.Logger) (_ PreviewReport
 		// The packed weights stay mapped while the float teacher runs beside.
 		p.BuildMemory = max(p.BuildMemory, p.WeightBytes+4*p.Parameters+2*p.RunMemory)
 	}
-	return p, nil
+	p.Shared, err = b.previewShare()
+	return p, err
 }
 
 func (p *PreviewReport) add(format string, bytes int64) {

@@ -37,7 +37,8 @@ func (b *build) trained() (string, error) {
 		Formats any
 		KV      string
 		QAT     *Training
-	}{b.digests, b.recipe.Formats, b.recipe.KV, b.recipe.QAT})
+		Share   *Sharing `json:",omitempty"`
+	}{b.digests, b.recipe.Formats, b.recipe.KV, b.recipe.QAT, b.recipe.Share})
 	if err != nil {
 		return "", err
 	}
@@ -57,7 +58,7 @@ func (b *build) train(path, state string) (err error) {
 	pool := exec.NewPool(b.cfg.Env.Threads)
 	defer pool.Close()
 	report, err := qat.Train(b.ctx, qat.Run{
-		Teacher: b.source.Checkpoint.Model, Formats: b.formats, KV8: exec.KVFormat(b.recipe.KV) == exec.KV8,
+		Teacher: b.source.Checkpoint.Model, Student: b.model, Formats: b.formats, KV8: exec.KVFormat(b.recipe.KV) == exec.KV8,
 		Scales: calibrate.RTN{Kernel: b.kernel}.Scales, Seqs: seqs, Config: b.recipe.QAT.Config,
 		Kernel: b.kernel, Pool: pool, State: state, Every: stateEvery, Scratch: b.cfg.Env.CacheDir, Log: b.log,
 		Progress: b.trainProgress,
@@ -103,7 +104,7 @@ func (b *build) trainProgress(p qat.Progress) {
 
 // sink packs trained weights at the places of the plan.
 func (b *build) sink(w io.WriterAt) qat.Sink {
-	g := b.source.Graph()
+	g := b.model.Graph
 	return qat.Sink{
 		Rows: func(weight, first int, rows [][]byte) error {
 			s, cols := b.plan.Stored[weight], g.Weights[weight].Shape[1]

@@ -38,6 +38,9 @@ type Recipe struct {
 	Context int    `json:"context" yaml:"context"`
 	Seed    uint64 `json:"seed" yaml:"seed"`
 	Golden  Golden `json:"golden" yaml:"golden"`
+	// Share says which blocks read others' keys and values; nil: those that do
+	// in the source.
+	Share *Sharing `json:"share,omitempty" yaml:"share,omitempty"`
 	// Budget replaces Formats by what a size allows; nil: Formats hold.
 	Budget *Budget `json:"budget,omitempty" yaml:"budget,omitempty"`
 	// Calibrate is how codes and scales are chosen; nil: nearest codes.

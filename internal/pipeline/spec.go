@@ -20,7 +20,7 @@ const memoryThreads = 8
 
 // spec is the bundle but for weights and golden vectors.
 func (b *build) spec() (bundle.Spec, error) {
-	g, text := b.source.Graph(), b.source.text
+	g, text := b.model.Graph, b.source.text
 	recipe, err := json.Marshal(b.recipe)
 	if err != nil {
 		return bundle.Spec{}, fmt.Errorf("recipe: %w", err)
@@ -67,6 +67,9 @@ func (b *build) stageReports() ([]bundle.StageReport, error) {
 		return nil, fmt.Errorf("report: %w", err)
 	}
 	out := []bundle.StageReport{{Stage: "pack", Version: fmt.Sprint(packVersion), Report: report}}
+	for _, r := range b.shareReports {
+		out = append(out, bundle.StageReport{Stage: r.stage, Version: ToolVersion, Report: r.json})
+	}
 	if len(b.stageReport) > 0 {
 		out = append(out, bundle.StageReport{Stage: b.chosenBy, Version: ToolVersion, Report: bytes.Clone(b.stageReport)})
 	}

@@ -1,0 +1,361 @@
+package pipeline
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+
+	"slmc/calibrate"
+	"slmc/convert"
+	"slmc/formats"
+	"slmc/internal/exec"
+	"slmc/kvshare"
+	"slmc/model"
+	"slmc/qat"
+	"slmc/quant"
+)
+
+// Versions of the stages of this file.
+const (
+	searchVersion = 1
+	healVersion   = 1
+)
+
+// Sharing is the part of a recipe that says which blocks read another block's
+// keys and values, and how the weights are healed of it.
+type Sharing struct {
+	// Plan is one of kvshare.Forms. Map is the map of blocks that it came to;
+	// where a recipe gives it, it decides, and Plan only says where it is from.
+	Plan string       `json:"plan" yaml:"plan"`
+	Map  kvshare.Plan `json:"map,omitempty" yaml:"map,omitempty"`
+	// Search is how a map is searched for, of a Plan search:RATIO.
+	Search *kvshare.SearchConfig `json:"search,omitempty" yaml:"search,omitempty"`
+	// Heal is how the shared model is trained, in float, to do what the
+	// unshared one did; nil: it is not.
+	Heal   *qat.Config `json:"heal,omitempty" yaml:"heal,omitempty"`
+	SHA256 string      `json:"sha256,omitempty" yaml:"sha256,omitempty"` // of the file of examples
+	Fields Fields      `json:"fields" yaml:"fields"`
+}
+
+// examples reports whether the stages of s want examples.
+func (s *Sharing) examples() bool {
+	return s != nil && (s.Heal != nil || s.Search != nil && s.Map == nil)
+}
+
+// shareKV makes b.model of the source: what the recipe shares is linked, where
+// the map is known without a search.
+func (b *build) shareKV() error {
+	b.model = b.source.Checkpoint.Model
+	if b.cfg.Recipe.Share == nil {
+		return nil
+	}
+	s := *b.cfg.Recipe.Share
+	b.cfg.Recipe.Share = &s
+	if s.Map == nil {
+		spec, err := kvshare.Parse(s.Plan)
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrUsage, err)
+		}
+		if spec.Kind != kvshare.Search {
+			s.Map, err = spec.Plan(b.model.Graph)
+		} else if s.Search == nil {
+			c := kvshare.DefaultSearch()
+			c.Seed, s.Search = b.cfg.Recipe.Seed, &c
+		}
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrUsage, err)
+		}
+	}
+	if s.Map == nil {
+		return nil // the search comes later
+	}
+	return b.link(s.Map)
+}
+
+// link rewrites the model by a map that is decided now.
+func (b *build) link(p kvshare.Plan) error {
+	m, err := kvshare.Rewrite(b.source.Checkpoint.Model, p)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrUsage, err)
+	}
+	b.model, b.cfg.Recipe.Share.Map = m, p
+	return nil
+}
+
+// shared runs the stages of sharing that take time: the search for a map, and
+// healing.
+func (b *build) shared() error {
+	s := b.cfg.Recipe.Share
+	if s == nil {
+		return nil
+	}
+	if s.Map == nil {
+		if err := b.timed("search", b.search); err != nil {
+			return err
+		}
+	}
+	s = b.cfg.Recipe.Share
+	cost := kvshare.CostOf(b.source.Graph(), b.model.Graph, costPrompt(b.model.Graph))
+	b.log.Info("blocks share keys and values", "map", s.Map, "cache saved", percent(cost.CacheF16), "prefill saved", percent(cost.Prefill))
+	if s.Heal == nil {
+		if b.recipe.QAT == nil {
+			b.log.Warn("a shared model that is not trained has lost much; give --calibrate FILE to heal it")
+		}
+		return nil
+	}
+	return b.timed("heal", b.heal)
+}
+
+// stageReport is what a stage told, for the manifest.
+type stageReport struct {
+	stage string
+	json  []byte
+}
+
+func (b *build) told(stage string, report []byte) {
+	b.shareReports = append(b.shareReports, stageReport{stage, bytes.Clone(report)})
+}
+
+// costPrompt is the prompt that costs are told for.
+func costPrompt(g *model.Graph) int { return min(512, g.Context) }
+
+func percent(c kvshare.Change) string { return fmt.Sprintf("%.1f%%", 100*c.Saved()) }
+
+// search finds the map on the examples.
+func (b *build) search() error {
+	s := b.cfg.Recipe.Share
+	key, err := Key("search", searchVersion, struct {
+		Sources []convert.FileDigest
+		Context int
+		Share   *Sharing
+	}{b.digests, b.recipe.Context, s})
+	if err != nil {
+		return err
+	}
+	path, err := b.stage("search", key, func(path string) error {
+		r, err := b.runSearch()
+		if err != nil {
+			return err
+		}
+		data, err := json.Marshal(r)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(path, data, 0o600)
+	})
+	if err != nil {
+		return err
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	var r kvshare.SearchReport
+	if err := json.Unmarshal(data, &r); err != nil || len(r.Candidates) == 0 {
+		return fmt.Errorf("cached search: %w", errors.Join(err, formats.ErrCorrupt))
+	}
+	for _, c := range r.Candidates {
+		b.log.Info("candidate", "map", c.Plan, "kl", fmt.Sprintf("%.4f", c.KL), "from", c.Name)
+	}
+	b.told("search", data)
+	if err := b.link(r.Best()); err != nil {
+		return err
+	}
+	return b.settle()
+}
+
+// runSearch measures maps of as many takers as the plan asks for.
+func (b *build) runSearch() (kvshare.SearchReport, error) {
+	s := b.cfg.Recipe.Share
+	spec, err := kvshare.Parse(s.Plan)
+	if err != nil {
+		return kvshare.SearchReport{}, err
+	}
+	seqs, err := b.examples(s.Fields)
+	if err != nil {
+		return kvshare.SearchReport{}, err
+	}
+	m := b.source.Checkpoint.Model
+	return kvshare.SearchRun{
+		Model: m, Takers: spec.Count(len(m.Blocks)), Seqs: seqs, Config: *s.Search, Kernel: b.kernel, Threads: b.cfg.Env.Threads,
+		Progress: func(done, total int) { b.cfg.Progress("search", int64(done), int64(total)) },
+	}.Run(b.ctx)
+}
+
+// heal trains the shared model to do what the source does and puts the result
+// in its place, as float32.
+func (b *build) heal() error {
+	s := b.recipe.Share
+	key, err := Key("heal", healVersion, struct {
+		Sources []convert.FileDigest
+		Context int
+		Share   *Sharing
+	}{b.digests, b.recipe.Context, s})
+	if err != nil {
+		return err
+	}
+	offsets := make([]int64, len(b.model.Weights)+1)
+	for i, w := range b.model.Weights {
+		offsets[i+1] = offsets[i] + 4*int64(w.Elems())
+	}
+	size := offsets[len(b.model.Weights)]
+	path, err := b.stage("heal", key, func(path string) error { return b.runHeal(path, b.cache.Path(key+".state"), offsets) })
+	if err != nil {
+		return err
+	}
+	data, unmap, err := mapFile(path)
+	if err != nil {
+		return err
+	}
+	b.unmap = append(b.unmap, unmap)
+	if int64(len(data)) < size {
+		return fmt.Errorf("cache: %s has %d bytes, wanted at least %d", path, len(data), size)
+	}
+	b.model = &model.Model{Graph: b.model.Graph, Values: mapped{b.model.Graph, data[:size], offsets}}
+	b.told("heal", data[size:])
+	return nil
+}
+
+func (b *build) runHeal(path, state string, offsets []int64) (err error) {
+	seqs, err := b.examples(b.recipe.Share.Fields)
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	pool := exec.NewPool(b.cfg.Env.Threads)
+	defer pool.Close()
+	float := make([]quant.Format, len(b.model.Weights))
+	for i := range float {
+		float[i] = quant.F32
+	}
+	write := func(i, at int, raw []byte) error {
+		_, err := f.WriteAt(raw, offsets[i]+4*int64(at))
+		return err
+	}
+	report, err := qat.Train(b.ctx, qat.Run{
+		Teacher: b.source.Checkpoint.Model, Student: b.model, Formats: float,
+		Scales: calibrate.RTN{Kernel: b.kernel}.Scales, Seqs: seqs, Config: *b.recipe.Share.Heal,
+		Kernel: b.kernel, Pool: pool, State: state, Every: stateEvery, Scratch: b.cfg.Env.CacheDir, Log: b.log,
+		Progress: b.trainProgress,
+	}, qat.Sink{
+		Rows: func(i, first int, rows [][]byte) error {
+			for k, raw := range rows {
+				if err := write(i, (first+k)*b.model.Weights[i].Shape[1], raw); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+		Vector: func(i int, v []float32) error {
+			raw, err := binary.Append(nil, binary.LittleEndian, v)
+			return errors.Join(err, write(i, 0, raw))
+		},
+	})
+	if err != nil {
+		return err
+	}
+	data, err := json.Marshal(report)
+	if err != nil {
+		return err
+	}
+	if _, err := f.WriteAt(data, offsets[len(offsets)-1]); err != nil {
+		return err
+	}
+	return qat.Clean(state)
+}
+
+// mapped are float32 values in a mapped file of the cache, little-endian, one
+// weight after another.
+type mapped struct {
+	g       *model.Graph
+	data    []byte
+	offsets []int64
+}
+
+// Read implements model.Values.
+func (m mapped) Read(i, off int, dst []float32) error {
+	w := &m.g.Weights[i]
+	if err := formats.CheckRange("healed weights", w.Name, off, len(dst), w.Elems()); err != nil {
+		return err
+	}
+	raw := m.data[m.offsets[i]+4*int64(off):]
+	for k := range dst {
+		dst[k] = math.Float32frombits(binary.LittleEndian.Uint32(raw[4*k:]))
+		if x := dst[k]; x-x != 0 {
+			return formats.Corrupt("healed weights", w.Name, -1, "element %d is %g: weights must be finite", off+k, x)
+		}
+	}
+	return nil
+}
+
+// DefaultHeal is how a shared model is healed: docs/experiments.md, "Healing
+// shared keys and values".
+func DefaultHeal() qat.Config {
+	return qat.DefaultConfig()
+}
+
+// SharedPreview is what sharing by a map would cost and save.
+type SharedPreview struct {
+	Name string       `json:"name"`
+	Plan kvshare.Plan `json:"plan"`
+	Cost kvshare.Cost `json:"cost"`
+	// KL is the divergence of the shared model that is not healed from the
+	// source, in nats a token, where a file of examples is given.
+	KL *float64 `json:"kl,omitempty"`
+}
+
+// previewShare compares maps. A search is not run: its first candidates are
+// shown.
+func (b *build) previewShare() ([]SharedPreview, error) {
+	s := b.cfg.Recipe.Share
+	if s == nil {
+		return nil, nil
+	}
+	m := b.source.Checkpoint.Model
+	var asked []kvshare.Candidate
+	takers := len(s.Map)
+	if s.Map != nil {
+		asked = append(asked, kvshare.Candidate{Name: s.Plan, Plan: s.Map})
+	} else {
+		spec, err := kvshare.Parse(s.Plan)
+		if err != nil {
+			return nil, err
+		}
+		takers = spec.Count(len(m.Blocks))
+	}
+	all := append(asked, kvshare.Fixed(m.Graph, takers)...)
+	if b.cfg.CalibrateFile != "" {
+		seqs, err := b.examples(s.Fields)
+		if err != nil {
+			return nil, err
+		}
+		c := kvshare.DefaultSearch()
+		if all, err = (kvshare.SearchRun{Model: m, Seqs: seqs, Config: c, Kernel: b.kernel, Threads: max(1, b.cfg.Env.Threads)}).Measure(b.ctx, all); err != nil {
+			return nil, err
+		}
+	}
+	var out []SharedPreview
+	for i, c := range all {
+		if i > 0 && c.Plan.String() == s.Map.String() {
+			continue
+		}
+		g, _, err := m.ShareKV(c.Plan)
+		if err != nil {
+			return nil, err
+		}
+		p := SharedPreview{Name: c.Name, Plan: c.Plan, Cost: kvshare.CostOf(m.Graph, g, costPrompt(g))}
+		if b.cfg.CalibrateFile != "" {
+			p.KL = &c.KL
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}
