@@ -74,7 +74,10 @@ func TestBuildIsDeterministic(t *testing.T) {
 		out := filepath.Join(dir, "made.slmb")
 		cache := filepath.Join(dir, fmt.Sprint("cache", i))
 		args := append([]string{"build", v.source, "-o", out, "--cache", cache}, v.args...)
-		for _, from := range []string{"made", "from the cache"} {
+		for n, from := range []string{"made", "from the cache"} {
+			if n > 0 && i > 1 {
+				break // as the others
+			}
 			ok(t, args...)
 			if !bytes.Equal(read(t, out), want) {
 				t.Errorf("%s, %s: other bytes", v.name, from)

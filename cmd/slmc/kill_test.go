@@ -22,7 +22,7 @@ import (
 )
 
 // checkpoint writes a folder of seeded weights with the assistant's tokenizer,
-// 2.4 million parameters: enough that its build can be caught at work. edit
+// 1.6 million parameters: enough that its build can be caught at work. edit
 // may change what is written.
 func checkpoint(t testing.TB, edit ...func([]safetensors.Tensor) []safetensors.Tensor) string {
 	t.Helper()
@@ -32,7 +32,7 @@ func checkpoint(t testing.TB, edit ...func([]safetensors.Tensor) []safetensors.T
 			t.Fatal(err)
 		}
 	}
-	config := `{"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 128, "num_hidden_layers": 10, "num_attention_heads": 4,
+	config := `{"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 128, "num_hidden_layers": 6, "num_attention_heads": 4,
 	"num_key_value_heads": 2, "intermediate_size": 352, "vocab_size": 2048, "max_position_embeddings": 128, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
 	"hidden_act": "silu", "tie_word_embeddings": false, "torch_dtype": "float32", "bos_token_id": 1, "eos_token_id": 5}`
 	c, err := model.ParseConfig("config.json", strings.NewReader(config), int64(len(config)))
