@@ -16,19 +16,25 @@ func exportCommand() *cli.Command {
 	return command(&cli.Command{
 		Name:  "export",
 		Usage: "write a GGUF file that llama.cpp loads",
-		Description: "Norms and biases are F32. A bundle's W8 and W4 codes become Q8_0 and Q4_0 blocks as they\n" +
-			"are; everything else is rounded from float. The file is read back and compared before it\n" +
-			"gets its name. Where llama.cpp computes or splits text differently, a warning says so;\n" +
-			"what it can not compute is refused.",
+		Description: "Norms and biases are F32. The type auto is for each matrix the smallest that holds it\n" +
+			"exactly: a bundle's codes become Q8_0, Q4_0 or Q2_K blocks as they are. Another type is\n" +
+			"what all matrices get: a bundle's levels and scales that it can not hold are refused\n" +
+			"unless --requantize is given, and so are rows that are not whole blocks, unless --pad or\n" +
+			"--fallback is. 2-bit weights fit Q2_K when they are built with --target gguf-q2k.\n" +
+			"The file is read back and its values and logits are compared before it gets its name.\n" +
+			"Where llama.cpp computes or splits text differently, a warning says so; what it can not\n" +
+			"compute is refused.",
 		Flags: join([]cli.Flag{
 			outputFlag("FILE.gguf"),
-			&cli.StringFlag{Name: "type", Value: "f16", Usage: "store matrices as `TYPE`: " + types},
-			&cli.StringFlag{Name: "embeddings", DefaultText: "as the others; q8_0 for q4_0", Usage: "store embedding and output as `TYPE`"},
-			&cli.StringFlag{Name: "fallback", DefaultText: "refuse", Usage: "store matrices whose rows are not whole blocks of 32 as `TYPE`: f16, bf16 or f32"},
+			&cli.StringFlag{Name: "type", Value: "auto", Usage: "store matrices as `TYPE`: " + types},
+			&cli.StringFlag{Name: "embeddings", DefaultText: "as the others; auto, or of a checkpoint q8_0, for 4 and 2 bits", Usage: "store embedding and output as `TYPE`"},
+			&cli.StringFlag{Name: "fallback", DefaultText: "refuse", Usage: "store matrices whose rows are not whole blocks as `TYPE`: f16, bf16 or f32"},
+			&cli.BoolFlag{Name: "pad", Usage: "widen the FFNs by zeros to whole blocks; changes no output"},
+			&cli.BoolFlag{Name: "requantize", Usage: "round a bundle's weights again where the type does not hold them, and tell the error"},
 			dryRunFlag(), jsonFlag(),
 		}, sourceFlags()),
 		Action: runExport,
-	}, "slmc export assistant.slmb -o assistant.gguf --type q8_0 --fallback f16", "SOURCE_OR_BUNDLE")
+	}, "slmc export assistant.slmb -o assistant.gguf\n   slmc export assistant.slmb -o assistant.gguf --type q2_k --pad\n   slmc export assistant.slmb -o assistant.gguf --type q8_0 --fallback f16", "SOURCE_OR_BUNDLE")
 }
 
 func runExport(c *cli.Context) error {
@@ -36,7 +42,10 @@ func runExport(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	opts := pipeline.ExportOptions{Type: c.String("type"), Embeddings: c.String("embeddings"), Fallback: c.String("fallback"), DryRun: c.Bool("dry-run")}
+	opts := pipeline.ExportOptions{
+		Type: c.String("type"), Embeddings: c.String("embeddings"), Fallback: c.String("fallback"),
+		Pad: c.Bool("pad"), Requantize: c.Bool("requantize"), DryRun: c.Bool("dry-run"),
+	}
 	bars := newBars(c)
 	r, err := pipeline.Export(c.Context, o, c.String("output"), opts, logger(c), func(done, total int64) { bars.set("export", done, total) })
 	bars.finish()
@@ -68,10 +77,13 @@ func printExport(c *cli.Context, r pipeline.ExportReport) error {
 	if r.Exact {
 		fmt.Fprintf(w, "values\texactly those of the model\n")
 	}
+	if r.SHA256 != "" {
+		fmt.Fprintf(w, "logits\tof %d tokens within %.2g of the model's\n", r.LogitTokens, r.LogitError)
+	}
 	for _, n := range r.Notes {
 		fmt.Fprintf(w, "note\t%s\n", n)
 	}
-	if len(r.Fallback) > 0 {
+	if len(r.Fallback) > 0 || r.Type == "auto" || r.Embeddings == "auto" {
 		fmt.Fprintf(w, "\nTENSOR\tTYPE\tSHAPE\n")
 		for _, t := range r.Tensors {
 			fmt.Fprintf(w, "%s\t%s\t%v\n", t.Name, t.Type, t.Shape)

@@ -183,3 +183,22 @@ func constrainError(scales []float32, d float32) float64 {
 	}
 	return sum
 }
+
+// HoldsBalancedQ2K reports the first block of a row whose scales, one for every
+// group weights, Q2_K does not store, or -1. A row may end in the middle of a
+// block.
+func HoldsBalancedQ2K(scales []tensor.Half, group int) int {
+	per := q2kElems / group
+	var sizes [q2kGroups]float32
+	for b := 0; len(scales) > 0; b++ {
+		n := min(per, len(scales))
+		for g, h := range scales[:n] {
+			sizes[g] = magnitude(h)
+		}
+		if _, ok := splitQ2K(sizes[:n]); !ok {
+			return b
+		}
+		scales = scales[n:]
+	}
+	return -1
+}

@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"slmc/convert"
@@ -24,16 +23,19 @@ import (
 type ExportOptions struct {
 	Type string // of most matrices
 	// Embeddings is the type of token embedding and output: "" for Type, but
-	// for q4_0, where it is q8_0, since llama.cpp too keeps these two larger.
+	// for the types of 4 and 2 bits, where it is auto for a bundle, and for a
+	// checkpoint q8_0, since llama.cpp too keeps these two larger.
 	Embeddings string
 	// Fallback is the float type of matrices whose rows are not whole blocks of
 	// their type; "" refuses them by name.
 	Fallback string
-	DryRun   bool // stop when everything is decided; the report lacks what is measured
+	// Pad widens the FFNs by zeros to whole blocks, which changes no output.
+	Pad bool
+	// Requantize rounds a bundle's weights again where a type does not hold
+	// their levels and scales; without it that is refused.
+	Requantize bool
+	DryRun     bool // stop when everything is decided; the report lacks what is measured
 }
-
-// ExportTypes lists the types that an export writes.
-func ExportTypes() []string { return []string{"f32", "f16", "bf16", "q8_0", "q4_0"} }
 
 // ExportReport tells what Export wrote and how far it is from the model, which
 // it read back to find out.
@@ -47,10 +49,15 @@ type ExportReport struct {
 	FileBPW      float64          `json:"file_bpw"` // 8*FileBytes/Parameters
 	SHA256       string           `json:"sha256"`
 	Types        []ExportedType   `json:"types"`
-	Fallback     []ExportedTensor `json:"fallback"`  // matrices of another type than was asked for
-	Exact        bool             `json:"exact"`     // every value is the model's, bit for bit
-	MaxError     float64          `json:"max_error"` // largest difference of a value
-	Tokenizer    string           `json:"tokenizer"` // "llama", "gpt2", or "none"
+	Fallback     []ExportedTensor `json:"fallback"`             // matrices of another type than was asked for
+	PaddedFFN    int              `json:"padded_ffn,omitempty"` // width of the FFNs, where zeros were added
+	Exact        bool             `json:"exact"`                // every value is the model's, bit for bit
+	MaxError     float64          `json:"max_error"`            // largest difference of a value
+	// LogitError is the largest difference of the file's logits from the model's
+	// on LogitTokens tokens, both in float32, relative to a row's largest.
+	LogitError  float64 `json:"logit_error"`
+	LogitTokens int     `json:"logit_tokens"`
+	Tokenizer   string  `json:"tokenizer"` // "llama", "gpt2", or "none"
 	// Notes say where llama.cpp will compute or split text differently.
 	Notes   []string         `json:"notes"`
 	Tensors []ExportedTensor `json:"tensors"`
@@ -78,8 +85,9 @@ type ExportedTensor struct {
 // llama.cpp can't compute is ErrUnsupported. progress, which may be nil, is
 // called with bytes written and to be written.
 func Export(ctx context.Context, o *Opened, output string, opts ExportOptions, log *slog.Logger, progress func(done, total int64)) (ExportReport, error) {
-	e := &export{o: o, m: o.Model(), report: ExportReport{Output: output, Fallback: []ExportedTensor{}, Notes: []string{}}}
-	if err := e.plan(opts); err != nil {
+	m := o.Model()
+	e := &export{o: o, opts: opts, src: m, m: m, free: map[int]string{}, report: ExportReport{Output: output, Fallback: []ExportedTensor{}, Notes: []string{}}}
+	if err := e.plan(ctx); err != nil {
 		return ExportReport{}, err
 	}
 	for _, n := range e.report.Notes {
@@ -112,25 +120,42 @@ func Export(ctx context.Context, o *Opened, output string, opts ExportOptions, l
 // export is one run of Export.
 type export struct {
 	o       *Opened
-	m       *model.Model
-	typ     gguf.Type
-	embed   gguf.Type
+	opts    ExportOptions
+	src     *model.Model // as it was opened
+	m       *model.Model // as the file holds it
+	typ     wanted
+	embed   wanted
 	fall    *gguf.Type
+	chosen  []chosen // by weight
+	main    gguf.Type
+	free    map[int]string // by weight: what freeScales found
 	file    *convert.GGUFFile
 	kvs     []gguf.KV
 	tensors []gguf.Tensor
-	exact   []bool // by tensor: the bundle's codes are carried over
+	exact   []bool // by tensor: its values must be the model's
 	report  ExportReport
 }
 
 // plan decides everything before a byte is written.
-func (e *export) plan(opts ExportOptions) error {
-	if err := e.types(opts); err != nil {
+func (e *export) plan(ctx context.Context) error {
+	if err := e.types(); err != nil {
 		return err
 	}
+	if err := e.widen(); err != nil {
+		return err
+	}
+	// Twice, since what the architecture forbids is to be said first, and the
+	// key of the file's type asks for the types of all matrices.
 	name := strings.TrimSuffix(filepath.Base(e.o.Path), filepath.Ext(e.o.Path))
-	var err error
-	if e.file, err = convert.GGUF(e.m, name, e.typ, e.typeOf); err != nil {
+	if _, err := convert.GGUF(e.m, name, gguf.F32, nil); err != nil {
+		return err
+	}
+	err := e.choose(ctx)
+	if err != nil {
+		return err
+	}
+	e.file, err = convert.GGUF(e.m, name, e.main, func(_ string, w model.Weight) (gguf.Type, error) { return e.chosen[e.m.Index(w.Name)].typ, nil })
+	if err != nil {
 		return err
 	}
 	if _, _, err := plain(e.m.Graph, "float32"); err != nil {
@@ -139,7 +164,7 @@ func (e *export) plan(opts ExportOptions) error {
 	e.kvs, e.tensors = e.file.KVs, e.file.Tensors
 	e.report.Notes = append(e.report.Notes, e.file.Notes...)
 	e.report.Architecture, _ = e.kvs[0].Value.(string)
-	e.report.Type, e.report.Embeddings, e.report.Parameters = e.typ.String(), e.embed.String(), int64(e.m.Parameters())
+	e.report.Type, e.report.Embeddings, e.report.Parameters = e.typ.String(), e.embed.String(), int64(e.src.Parameters())
 	e.repeated()
 	e.carryCodes()
 	vocab, notes, err := e.vocab()
@@ -148,60 +173,28 @@ func (e *export) plan(opts ExportOptions) error {
 	}
 	e.kvs = append(e.kvs, vocab...)
 	e.report.Notes = append(e.report.Notes, notes...)
-	for _, t := range e.tensors {
-		e.report.Tensors = append(e.report.Tensors, ExportedTensor{t.Name, t.Type.String(), t.Shape})
-	}
+	e.list()
 	return nil
 }
 
-// types reads the options.
-func (e *export) types(opts ExportOptions) error {
-	parse := func(flag, name string, allowed []string) (gguf.Type, error) {
-		if !slices.Contains(allowed, strings.ToLower(name)) {
-			return 0, fmt.Errorf("%w: %s %q: want one of %s", ErrUsage, flag, name, strings.Join(allowed, ", "))
+// list fills the report's tensors, and those that did not get the type that was
+// asked for.
+func (e *export) list() {
+	for k, t := range e.tensors {
+		x := ExportedTensor{t.Name, t.Type.String(), t.Shape}
+		e.report.Tensors = append(e.report.Tensors, x)
+		w := e.file.Weights[k]
+		if w == model.None || !e.m.Weights[w].Role.Matrix() {
+			continue
 		}
-		return gguf.TypeByName(name)
-	}
-	var err error
-	if e.typ, err = parse("type", opts.Type, ExportTypes()); err != nil {
-		return err
-	}
-	e.embed = e.typ
-	switch {
-	case opts.Embeddings != "":
-		if e.embed, err = parse("embeddings", opts.Embeddings, ExportTypes()); err != nil {
-			return err
+		want := e.typ
+		if r := e.m.Weights[w].Role; r == model.RoleEmbed || r == model.RoleHead {
+			want = e.embed
 		}
-	case e.typ == gguf.Q4_0:
-		e.embed = gguf.Q8_0
-	}
-	if opts.Fallback != "" {
-		t, err := parse("fallback", opts.Fallback, []string{"f16", "bf16", "f32"})
-		if err != nil {
-			return err
+		if !want.auto && want.typ != t.Type {
+			e.report.Fallback = append(e.report.Fallback, x)
 		}
-		e.fall = &t
 	}
-	return nil
-}
-
-// typeOf is the type of a matrix.
-func (e *export) typeOf(tensor string, w model.Weight) (gguf.Type, error) {
-	t := e.typ
-	if w.Role == model.RoleEmbed || w.Role == model.RoleHead {
-		t = e.embed
-	}
-	elems, _ := t.Block()
-	cols := w.Shape[1]
-	if cols%elems == 0 {
-		return t, nil
-	}
-	if e.fall == nil {
-		return t, formats.Unsupported(filepath.Base(e.o.Path), tensor, -1,
-			"rows of %d elements, %s has blocks of %d; --fallback f16 stores such matrices as F16 and lists them", cols, t, elems)
-	}
-	e.report.Fallback = append(e.report.Fallback, ExportedTensor{tensor, e.fall.String(), w.Shape})
-	return *e.fall, nil
 }
 
 // repeated notes weights that several blocks share and that the file holds once

@@ -196,7 +196,10 @@ func TestExportCarriesCodes(t *testing.T) {
 			t.Errorf("%s to %s: rows of 36 fit no blocks: %v", c.weights, c.typ, err)
 		}
 		o = quantized(t, testdata("assistant-tiny"), c.weights)
-		path, r := exported(t, o, pipeline.ExportOptions{Type: c.typ, Fallback: "f32"})
+		if _, err := pipeline.Export(t.Context(), o, filepath.Join(t.TempDir(), "x"), pipeline.ExportOptions{Type: c.typ, Fallback: "f32"}, quiet, nil); (err == nil) != c.exact || err != nil && (!errors.Is(err, formats.ErrUnsupported) || !strings.Contains(err.Error(), "--requantize")) {
+			t.Errorf("%s to %s without requantizing: %v", c.weights, c.typ, err)
+		}
+		path, r := exported(t, o, pipeline.ExportOptions{Type: c.typ, Fallback: "f32", Requantize: true})
 		if r.Exact != c.exact {
 			t.Errorf("%s to %s: exact %v, off by %g", c.weights, c.typ, r.Exact, r.MaxError)
 		}
@@ -256,9 +259,9 @@ func TestExportRefuses(t *testing.T) {
 	}{
 		{"arch/qwen2-window", pipeline.ExportOptions{Type: "f32"}, formats.ErrUnsupported, "sliding attention"},
 		{"arch/gemma2-bf16", pipeline.ExportOptions{Type: "f32"}, formats.ErrUnsupported, "scores are scaled"},
-		{"arch/llama", pipeline.ExportOptions{Type: "q5_0"}, pipeline.ErrUsage, "want one of f32"},
+		{"arch/llama", pipeline.ExportOptions{Type: "q5_0"}, pipeline.ErrUsage, "want one of auto, f32"},
 		{"arch/llama", pipeline.ExportOptions{Type: "f32", Fallback: "q8_0"}, pipeline.ErrUsage, "want one of f16"},
-		{"arch/llama", pipeline.ExportOptions{Type: ""}, pipeline.ErrUsage, "want one of f32"},
+		{"arch/llama", pipeline.ExportOptions{Type: ""}, pipeline.ErrUsage, "want one of auto, f32"},
 	} {
 		out := filepath.Join(t.TempDir(), "out.gguf")
 		_, err := pipeline.Export(t.Context(), open(t, testdata(c.source)), out, c.opts, quiet, nil)

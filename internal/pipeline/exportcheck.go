@@ -21,8 +21,8 @@ func (e *export) check(ctx context.Context, path string) (err error) {
 	if err != nil {
 		return fmt.Errorf("read back: %w", err)
 	}
-	err = sameComputation(e.m.Graph, c.Model.Graph)
-	if err = errors.Join(err, c.Close()); err != nil {
+	defer func() { err = errors.Join(err, c.Close()) }()
+	if err := sameComputation(e.m.Graph, c.Model.Graph); err != nil {
 		return fmt.Errorf("read back: %w", err)
 	}
 	f, err := gguf.Open(path)
@@ -33,7 +33,16 @@ func (e *export) check(ctx context.Context, path string) (err error) {
 	if err := e.checkValues(ctx, f); err != nil {
 		return fmt.Errorf("read back: %w", err)
 	}
-	return e.checkTokenizer(f)
+	if err := e.checkTokenizer(f); err != nil {
+		return err
+	}
+	e.report.LogitTokens = min(logitTokens, e.m.Context)
+	// A note may tell that llama.cpp computes otherwise, and so does its reader.
+	e.report.LogitError, err = checkLogits(ctx, e.src, c.Model, e.report.Exact && len(e.file.Notes) == 0)
+	if err != nil {
+		return fmt.Errorf("read back: %w", err)
+	}
+	return nil
 }
 
 // sameComputation reports where b, read from a file that was made of a, does
@@ -108,6 +117,9 @@ func (e *export) checkValues(ctx context.Context, f *gguf.File) error {
 		if err != nil {
 			return err
 		}
+		if diff > sum {
+			return formats.Corrupt("", info.Name, -1, "values are off by more than they are large")
+		}
 		t.MaxError = max(t.MaxError, most)
 		t.RMSError += diff
 		power[t.Type] += sum
@@ -166,7 +178,7 @@ func (e *export) compare(ctx context.Context, f *gguf.File, k int) (diff, most, 
 // bound is the largest difference that the type of tensor k may leave in a
 // block x: half a step between levels and what rounding the scale to float16
 // moves the largest level by; Q4_0 also cuts off a value of the other sign than
-// the largest one, by at most a step.
+// the largest one, by at most a step. The 2-bit types may leave out a value.
 func (e *export) bound(k int, x []float32) float64 {
 	const half, halfMin = 0x1p-11, 0x1p-25 // float16's rounding: relative, and below its normal numbers
 	most := 0.0
@@ -182,6 +194,8 @@ func (e *export) bound(k int, x []float32) float64 {
 		return most * 0x1p-8
 	case t == gguf.Q8_0:
 		return most/127*0.501 + max(most*half, 127*halfMin)
+	case t == gguf.Q2_K || t == gguf.TQ2_0:
+		return most*1.001 + 15*halfMin
 	}
 	return most/8*1.001 + max(most*half, 8*halfMin)
 }
