@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"slmc/formats"
 	"slmc/tokenizer"
 	"slmc/tokenizer/jinja"
 )
@@ -13,6 +14,10 @@ import (
 // ErrNoTemplate is returned when a chat is asked of a model that has no chat
 // template.
 var ErrNoTemplate = errors.New("the model has no chat template; use run with a raw prompt")
+
+// ErrNoTokenizer is returned when a text is given to a model that takes ids
+// only.
+var ErrNoTokenizer = fmt.Errorf("the model has no tokenizer: %w", formats.ErrUnsupported)
 
 // Chat is a conversation to render with the model's template.
 type Chat struct {
@@ -27,14 +32,15 @@ type Chat struct {
 func Say(role, content string) jinja.Value { return jinja.Text(role, content) }
 
 // EncodeChat renders the conversation, with the prompt for the next answer
-// unless it is complete, and returns its ids. Only the template's own text yields special tokens, so a
-// message can't forge them; the template writes BOS itself.
+// unless it is complete, and returns its ids. Only the template's own text
+// yields special tokens, so a message can't forge them; the template writes BOS
+// itself.
 func (m *Model) EncodeChat(c Chat) ([]int32, error) {
 	if m.Template == nil {
 		return nil, ErrNoTemplate
 	}
 	if m.Tokenizer == nil {
-		return nil, errors.New("the model has no tokenizer")
+		return nil, ErrNoTokenizer
 	}
 	segs, err := m.Template.Render(jinja.Context{
 		Messages: c.Messages, Tools: c.Tools, Vars: c.Vars, Now: c.Now,

@@ -160,7 +160,7 @@ func (s *stopper) finish() (string, error) {
 // would have them.
 func (m *Model) EncodeText(text string) ([]int32, error) {
 	if m.Tokenizer == nil {
-		return nil, errors.New("the model has no tokenizer")
+		return nil, ErrNoTokenizer
 	}
 	ids, err := m.Tokenizer.Encode(text, true)
 	if err != nil {

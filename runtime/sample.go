@@ -50,7 +50,7 @@ type Sampler struct {
 
 type candidate struct {
 	id int32
-	z  float32 // logit, then exp(logit - largest)
+	z  float32 // logit, then exp((logit - largest) / temperature)
 }
 
 // NewSampler returns a sampler that starts from the seed.
@@ -67,7 +67,7 @@ func (s *Sampler) Next(z []float32, seen []int32) int32 {
 	}
 	c := s.cand[:0]
 	for i, v := range z {
-		c = append(c, candidate{int32(i), v / s.c.Temperature})
+		c = append(c, candidate{int32(i), v})
 	}
 	s.cand = c
 	// Largest first, the smaller id of equals.
@@ -80,9 +80,11 @@ func (s *Sampler) Next(z []float32, seen []int32) int32 {
 	if s.c.TopK > 0 {
 		c = c[:min(s.c.TopK, len(c))]
 	}
+	// The difference before the division: a logit over a tiny temperature is
+	// infinite, and Inf - Inf no number.
 	top, total := c[0].z, float32(0)
 	for i := range c {
-		c[i].z = kernel.Exp(c[i].z - top)
+		c[i].z = kernel.Exp(float32(c[i].z-top) / s.c.Temperature)
 		total += c[i].z
 	}
 	if s.c.TopP > 0 && s.c.TopP < 1 {
