@@ -282,16 +282,6 @@ func (r *ggufReader) gemma3() {
 	}
 }
 
-// repeat is a list of n times v; a count beyond any model's is cut, and refused
-// later.
-func repeat(n int, v any) []any {
-	out := make([]any, min(max(n, 0), 1<<16))
-	for i := range out {
-		out[i] = v
-	}
-	return out
-}
-
 // pattern reads which layers are windowed: a period, or a list with one entry a
 // block.
 func (r *ggufReader) pattern() {
