@@ -197,14 +197,17 @@ func (s *Session) forward(ctx context.Context, ids []int32, batch int, all bool,
 			part := ids[i:min(i+batch, len(ids))]
 			from := 0
 			if !all {
-				from = len(part) - 1
+				from = len(part)
+				if i+batch >= len(ids) {
+					from-- // the last token's logits are the result
+				}
 			}
 			z, err := exec.Forward(s.m.Graph, s.ops, exec.Batch{IDs: part, Pos: s.pos}, from)
 			if err != nil {
 				return err
 			}
 			s.pos += len(part)
-			if !all && s.pos-start < len(ids) {
+			if z == nil {
 				continue
 			}
 			for r := range z.R {

@@ -21,6 +21,7 @@ func buildFlags(weights string) []cli.Flag {
 		&cli.StringFlag{Name: "weights", Value: weights, Usage: "number `FORMAT` of the matrices: w8, w4, w2, f16, bf16, f32; a GroupSize may follow: w2g128"},
 		&cli.StringFlag{Name: "embeddings", DefaultText: "w8 for w8, w4 for w4 and w2, else that of --weights", Usage: "number `FORMAT` of embedding and head"},
 		&cli.StringFlag{Name: "kv", DefaultText: "kv8 for w2 and w4, else f16", Usage: "cache `FORMAT`: kv8 or f16"},
+		shareFlag(),
 		&cli.IntFlag{Name: "context", DefaultText: fmt.Sprintf("the model's, at most %d", pipeline.DefaultContext), Usage: "hold `N` positions"},
 		&cli.StringFlag{Name: "recipe", Usage: "take all of these settings from `FILE.yaml`; flags given beside it win"},
 		&cli.IntFlag{Name: "threads", DefaultText: "all CPUs", Usage: "use `N` threads; never changes a byte"},
@@ -37,7 +38,8 @@ func buildCommand() *cli.Command {
 			"and the float model judge them, and writes one file. Finished stages are cached, so a\n" +
 			"build that was stopped resumes; the same source, settings and seed give the same bytes.\n" +
 			"Beside FILE.slmb it writes FILE.slmb.recipe.yaml and FILE.slmb.report.json.",
-		Flags: join(buildFlags("w8"), shareFlags(), []cli.Flag{
+		Flags: join(buildFlags("w8"), []cli.Flag{
+			healFlag(),
 			&cli.StringFlag{Name: "calibrate", Usage: "calibrate and train on the examples in `FILE`: text, or JSONL rows put through the chat template"},
 			&cli.StringFlag{Name: "algorithm", Usage: "choose codes by `NAME`: rtn, imatrix, gptq or gptq-refined (default: the last, with --calibrate)"},
 			&cli.Float64Flag{Name: "bpw", Usage: "choose number formats so that the weights take `B` bits each, scales included"},

@@ -10,12 +10,12 @@ import (
 	"slmc/kvshare"
 )
 
-// shareFlags are those of build that share keys and values.
-func shareFlags() []cli.Flag {
-	return []cli.Flag{
-		&cli.StringFlag{Name: "share-kv", Usage: "let blocks read the keys and values of others by `PLAN`: " + kvshare.Forms},
-		&cli.Float64Flag{Name: "heal-epochs", DefaultText: "4 with --calibrate and without --qat, else 0", Usage: "pass over the examples `N` times to heal a shared model in float, before anything is rounded"},
-	}
+func shareFlag() cli.Flag {
+	return &cli.StringFlag{Name: "share-kv", Usage: "let blocks read the keys and values of others by `PLAN`: " + kvshare.Forms}
+}
+
+func healFlag() cli.Flag {
+	return &cli.Float64Flag{Name: "heal-epochs", DefaultText: "4 with --calibrate and without --qat, else 0", Usage: "pass over the examples `N` times to heal a shared model in float, before anything is rounded"}
 }
 
 // withSharing adds what the flags say of sharing. A shared model is healed in

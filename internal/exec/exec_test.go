@@ -146,8 +146,8 @@ func build(v variant, f quant.Format, seed uint64) (*model.Graph, *Params) {
 	return g, b.p
 }
 
-// run feeds ids in batches of the given sizes, asking for the logits of the
-// last tokens of each batch, and returns the logits of every position that was
+// run feeds ids in batches of the given sizes, asking for the logits of all
+// tokens, or of the very last only, and returns the logits of every position that was
 // asked for.
 func run(t *testing.T, g *model.Graph, p *Params, f *kernel.Funcs, kv KVFormat, threads int, ids []int32, sizes []int, all bool) map[int][]float32 {
 	t.Helper()
@@ -157,13 +157,22 @@ func run(t *testing.T, g *model.Graph, p *Params, f *kernel.Funcs, kv KVFormat, 
 	out := map[int][]float32{}
 	pos := 0
 	for _, n := range sizes {
-		from := n - 1
-		if all {
-			from = 0
+		from := 0
+		if !all {
+			if from = n; pos+n == len(ids) {
+				from--
+			}
 		}
 		z, err := Forward(g, ops, Batch{ids[pos : pos+n], pos}, from)
 		if err != nil {
 			t.Fatal(err)
+		}
+		if z == nil {
+			if from < n {
+				t.Fatalf("no logits from %d on of %d", from, n)
+			}
+			pos += n
+			continue
 		}
 		for r := range z.R {
 			out[pos+from+r] = append([]float32(nil), z.Row(r)...)

@@ -53,13 +53,20 @@ type Ops interface {
 // Forward runs the batch and returns the logits [T-from V] of the tokens from
 // index from on. Blocks after the last giver, and everything but keys and
 // values in the last giver itself, run for those tokens only: nothing else
-// reads the others, so the bits are those of the whole computation.
+// reads the others, so the bits are those of the whole computation. With from =
+// T no logits are wanted: the cache is filled and the result is nil.
 func Forward(g *model.Graph, ops Ops, b Batch, from int) (*tensor.Mat, error) {
 	last := LastGiver(g)
 	ops.Begin(-1, nil)
 	x := ops.Embed(b.IDs, b.Pos)
 	for i := range g.Blocks {
 		x = ops.Begin(i, x)
+		if i == last && from == len(b.IDs) {
+			h := ops.Norm(x, g.Blocks[i].AttnNorm, g.Hidden)
+			k, v := keysValues(g, ops, i, h)
+			ops.Attend(i, ops.Rows(h, from), k, v)
+			return nil, ops.Err()
+		}
 		drop := 0
 		if i == last {
 			drop = from
@@ -91,14 +98,7 @@ func Block(g *model.Graph, ops Ops, i int, x *tensor.Mat, drop int) *tensor.Mat 
 	h := ops.Norm(x, b.AttnNorm, g.Hidden)
 	var k, v *tensor.Mat
 	if b.KVFrom == i {
-		k = ops.Linear(h, b.K)
-		v = ops.Linear(h, b.V)
-		if b.KNorm != model.None {
-			k = ops.Norm(k, b.KNorm, b.HeadDim)
-		}
-		if b.Rope != model.None {
-			k = ops.Rope(k, b.Rope, b.HeadDim)
-		}
+		k, v = keysValues(g, ops, i, h)
 	}
 	if drop > 0 {
 		x, h = ops.Rows(x, drop), ops.Rows(h, drop)
@@ -121,6 +121,20 @@ func Block(g *model.Graph, ops Ops, i int, x *tensor.Mat, drop int) *tensor.Mat 
 		f = ops.Norm(f, b.PostFFNNorm, g.Hidden)
 	}
 	return ops.Add(x, f)
+}
+
+// keysValues returns what giver i caches for its normed input h, [T K*E] each.
+func keysValues(g *model.Graph, ops Ops, i int, h *tensor.Mat) (k, v *tensor.Mat) {
+	b := &g.Blocks[i]
+	k = ops.Linear(h, b.K)
+	v = ops.Linear(h, b.V)
+	if b.KNorm != model.None {
+		k = ops.Norm(k, b.KNorm, b.HeadDim)
+	}
+	if b.Rope != model.None {
+		k = ops.Rope(k, b.Rope, b.HeadDim)
+	}
+	return k, v
 }
 
 // Head returns the logits [R V] of the residual stream x [R D].
