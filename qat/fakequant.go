@@ -30,6 +30,11 @@ import (
 // Scales chooses the scales that training starts from: one a group of row.
 type Scales func(dst []tensor.Half, f quant.Format, row []float32) error
 
+// Grid gives the scales of a row as they may be stored, where not every float16
+// may: dst and scales have one for each group. Gradients pass straight through
+// it.
+type Grid func(dst []tensor.Half, f quant.Format, scales []float32)
+
 // latent is one trained weight: for a matrix in a leveled format the float
 // weights behind the codes and the scales, for others the numbers themselves.
 type latent struct {
@@ -39,6 +44,7 @@ type latent struct {
 	groups int
 	w      []float32 // [rows cols]; nil until loaded
 	scales []float32 // [rows groups], what float16 scales are rounded from
+	grid   Grid      // how they are; nil: to the nearest
 
 	// What only training needs, nil while the weight is at rest.
 	value   []float32 // what the forward pass uses
@@ -61,7 +67,17 @@ func (l *latent) wake() {
 
 func (l *latent) rest() { l.value, l.levels, l.grad, l.dscales = nil, nil, nil, nil }
 
-func (l *latent) half(g int) tensor.Half { return tensor.HalfFrom(l.scales[g]) }
+// halves writes the scales of row r as they are stored.
+func (l *latent) halves(dst []tensor.Half, r int) {
+	scales := l.scales[r*l.groups:][:l.groups]
+	if l.grid != nil {
+		l.grid(dst, l.format, scales)
+		return
+	}
+	for g, s := range scales {
+		dst[g] = tensor.HalfFrom(s)
+	}
+}
 
 // round makes value from w and scales, rows [lo, hi).
 func (l *latent) round(lo, hi int) {
@@ -69,11 +85,11 @@ func (l *latent) round(lo, hi int) {
 		copy(l.value[lo*l.cols:hi*l.cols], l.w[lo*l.cols:])
 		return
 	}
-	G := l.format.Group()
+	G, half := l.format.Group(), make([]tensor.Half, l.groups)
 	for r := lo; r < hi; r++ {
-		for g := range l.groups {
+		l.halves(half, r)
+		for g, s := range half {
 			a, b := r*l.cols+g*G, r*l.cols+min((g+1)*G, l.cols)
-			s := l.half(r*l.groups + g)
 			if !l.frozen {
 				l.format.RoundLevels(l.levels[a:b], l.w[a:b], s)
 			}
@@ -91,12 +107,13 @@ func (l *latent) back(lo, hi int) {
 	if l.format == nil {
 		return
 	}
-	G := l.format.Group()
+	G, half := l.format.Group(), make([]tensor.Half, l.groups)
 	least, most := l.format.Levels()
 	for r := lo; r < hi; r++ {
-		for g := range l.groups {
+		l.halves(half, r)
+		for g, s := range half {
 			a, b := r*l.cols+g*G, r*l.cols+min((g+1)*G, l.cols)
-			inv := quant.Inverse(l.half(r*l.groups + g).Float32())
+			inv := quant.Inverse(s.Float32())
 			l.dscales[r*l.groups+g] = backGroup(l.grad[a:b], l.levels[a:b], l.w[a:b], inv, least, most, l.frozen)
 		}
 	}
@@ -259,9 +276,7 @@ func (l *latent) encode(f quant.Format, r int) ([]byte, error) {
 		return f.Encode(nil, row, nil)
 	}
 	half := make([]tensor.Half, l.groups)
-	for g := range half {
-		half[g] = l.half(r*l.groups + g)
-	}
+	l.halves(half, r)
 	if l.frozen {
 		// Levels times scales round to themselves, so frozen codes stay.
 		row = make([]float32, l.cols)

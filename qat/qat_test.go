@@ -392,3 +392,30 @@ func BenchmarkStep(b *testing.B) {
 	b.ReportMetric(float64(tokens)/b.Elapsed().Seconds(), "tokens/s")
 	b.ReportMetric(6*float64(m.Parameters())*float64(tokens)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
 }
+
+// Scales of a grid stay on it through training, and codes follow them.
+func TestGrid(t *testing.T) {
+	m := llama(1, 32, 2, 1, 16, 48, 40)
+	r := newRun(t, m, sequences(4, 12, 40), 1)
+	r.Grid = func(dst []tensor.Half, _ quant.Format, scales []float32) {
+		for g, s := range scales {
+			dst[g] = tensor.HalfFrom(s) & 0xfc00 // powers of two
+		}
+	}
+	seen := 0
+	_, err := Train(t.Context(), r, Sink{
+		Vector: func(int, []float32) error { return nil },
+		Rows: func(w, first int, rows [][]byte) error {
+			for _, row := range rows {
+				if s := tensor.Half(uint16(row[0]) | uint16(row[1])<<8); s == 0 || s&0x3ff != 0 {
+					t.Errorf("weight %d, row %d: scale %g", w, first, s.Float32())
+				}
+				seen++
+			}
+			return nil
+		},
+	})
+	if err != nil || seen == 0 {
+		t.Errorf("%d rows, %v", seen, err)
+	}
+}

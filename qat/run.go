@@ -90,6 +90,7 @@ type Run struct {
 	Formats []quant.Format // of each weight of the student
 	KV8     bool           // the cache is rounded to 8 bits
 	Scales  Scales         // first scales
+	Grid    Grid           // what scales may be; nil: any float16
 	Seqs    [][]int32      // each at most the context long
 	Config  Config
 	Kernel  *kernel.Funcs
@@ -156,7 +157,11 @@ func Train(ctx context.Context, r Run, sink Sink) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	t, err := newTrainer(&r, newStudent(r.Student, r.Formats, r.Scales), longest)
+	s := newStudent(r.Student, r.Formats, r.Scales)
+	for _, l := range s.all {
+		l.grid = r.Grid
+	}
+	t, err := newTrainer(&r, s, longest)
 	if err != nil {
 		return Report{}, err
 	}
