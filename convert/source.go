@@ -130,9 +130,6 @@ func Open(ctx context.Context, path string, o Options) (*Checkpoint, error) {
 	for _, f := range forms() {
 		want = append(want, f.what)
 	}
-	if st.IsDir() && exists(path, "ckpt.pt") && exists(path, "model.bin") {
-		return nil, formats.Unsupported(path, "", -1, "the folder has both ckpt.pt and model.bin; name one of them")
-	}
 	return nil, formats.Unsupported(path, "", -1, "no checkpoint of a known form; wanted %s", strings.Join(want, "; or "))
 }
 
