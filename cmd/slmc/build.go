@@ -20,6 +20,7 @@ func buildFlags(weights string) []cli.Flag {
 		outputFlag("FILE.slmb"),
 		&cli.StringFlag{Name: "weights", Value: weights, Usage: "number `FORMAT` of the matrices: w8, w4, w2, f16, bf16, f32; a GroupSize may follow: w2g128"},
 		&cli.StringFlag{Name: "embeddings", DefaultText: "w8 for w8, w4 for w4 and w2, else that of --weights", Usage: "number `FORMAT` of embedding and head"},
+		&cli.StringFlag{Name: "target", Usage: "keep weights to what `TARGET` holds exactly: gguf-q2k, for exports of w2 to llama.cpp's Q2_K"},
 		&cli.StringFlag{Name: "kv", DefaultText: "kv8 for w2 and w4, else f16", Usage: "cache `FORMAT`: kv8 or f16"},
 		shareFlag(),
 		&cli.IntFlag{Name: "context", DefaultText: fmt.Sprintf("the model's, at most %d", pipeline.DefaultContext), Usage: "hold `N` positions"},
@@ -138,6 +139,9 @@ func recipeOf(c *cli.Context) (pipeline.Recipe, error) {
 	}
 	if c.IsSet("kv") {
 		r.KV = c.String("kv")
+	}
+	if c.IsSet("target") {
+		r.Target = c.String("target")
 	}
 	if file == "" || c.IsSet("context") {
 		r.Context = c.Int("context")

@@ -14,7 +14,6 @@ import (
 
 	"github.com/edsrzf/mmap-go"
 
-	"slmc/calibrate"
 	"slmc/convert"
 	"slmc/formats/bundle"
 	"slmc/internal/exec"
@@ -297,7 +296,8 @@ func (b *build) pack() (string, error) {
 		Formats any
 		Scales  string
 		Share   *Sharing `json:",omitempty"`
-	}{b.digests, b.recipe.Formats, "rtn", b.recipe.Share})
+		Target  string   `json:",omitempty"`
+	}{b.digests, b.recipe.Formats, "rtn", b.recipe.Share, b.recipe.Target})
 	if err != nil {
 		return "", err
 	}
@@ -314,7 +314,7 @@ func (b *build) pack() (string, error) {
 // writeWeights streams the plan's bytes.
 func (b *build) writeWeights(w io.Writer) error {
 	return convert.Write(b.ctx, w, b.model, b.plan, convert.WriteOptions{
-		Threads: b.cfg.Env.Threads, Kernel: b.kernel, Scales: calibrate.RTN{Kernel: b.kernel}.Scales,
+		Threads: b.cfg.Env.Threads, Kernel: b.kernel, Scales: b.scales(),
 		Progress: func(done, total int64) { b.cfg.Progress("pack", done, total) },
 	})
 }

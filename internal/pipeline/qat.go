@@ -7,7 +7,6 @@ import (
 	"io"
 	"math"
 
-	"slmc/calibrate"
 	"slmc/convert"
 	"slmc/internal/exec"
 	"slmc/qat"
@@ -38,7 +37,8 @@ func (b *build) trained() (string, error) {
 		KV      string
 		QAT     *Training
 		Share   *Sharing `json:",omitempty"`
-	}{b.digests, b.recipe.Formats, b.recipe.KV, b.recipe.QAT, b.recipe.Share})
+		Target  string   `json:",omitempty"`
+	}{b.digests, b.recipe.Formats, b.recipe.KV, b.recipe.QAT, b.recipe.Share, b.recipe.Target})
 	if err != nil {
 		return "", err
 	}
@@ -59,7 +59,7 @@ func (b *build) train(path, state string) (err error) {
 	defer pool.Close()
 	report, err := qat.Train(b.ctx, qat.Run{
 		Teacher: b.source.Checkpoint.Model, Student: b.model, Formats: b.formats, KV8: exec.KVFormat(b.recipe.KV) == exec.KV8,
-		Scales: calibrate.RTN{Kernel: b.kernel}.Scales, Seqs: seqs, Config: b.recipe.QAT.Config,
+		Scales: qat.Scales(b.scales()), Grid: b.grid(), Seqs: seqs, Config: b.recipe.QAT.Config,
 		Kernel: b.kernel, Pool: pool, State: state, Every: stateEvery, Scratch: b.cfg.Env.CacheDir, Log: b.log,
 		Progress: b.trainProgress,
 	}, b.sink(f))

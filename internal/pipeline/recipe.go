@@ -38,6 +38,9 @@ type Recipe struct {
 	Context int    `json:"context" yaml:"context"`
 	Seed    uint64 `json:"seed" yaml:"seed"`
 	Golden  Golden `json:"golden" yaml:"golden"`
+	// Target is what the bundle's weights are to fit in, one of Targets: scales
+	// are kept to such as it stores. "" for nothing else.
+	Target string `json:"target,omitempty" yaml:"target,omitempty"`
 	// Share says which blocks read others' keys and values; nil: those that do
 	// in the source.
 	Share *Sharing `json:"share,omitempty" yaml:"share,omitempty"`
@@ -145,7 +148,7 @@ func (r Recipe) resolve(g *model.Graph) (Recipe, []quant.Format, error) {
 	if err != nil {
 		return r, nil, fmt.Errorf("%w: %w", ErrUsage, err)
 	}
-	return r, f, nil
+	return r, f, r.checkTarget(g, f)
 }
 
 // YAML is the recipe as a file that ReadRecipe reads.

@@ -1,0 +1,242 @@
+package pipeline_test
+
+import (
+	"encoding/json"
+	"errors"
+	"math"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"slmc/convert"
+	"slmc/formats"
+	"slmc/internal/kernel"
+	"slmc/internal/pipeline"
+	"slmc/model"
+	slmrt "slmc/runtime"
+)
+
+// wide writes a model of two layers with random weights and whole blocks of 256
+// but in its FFNs.
+func wide(t testing.TB, hidden, ffn int) string {
+	t.Helper()
+	num := func(n int) json.Number { b, _ := json.Marshal(n); return json.Number(b) }
+	g, err := model.Build(model.NewConfig("config.json", map[string]any{
+		"model_type": "llama", "architectures": []any{"LlamaForCausalLM"}, "torch_dtype": "float32", "hidden_size": num(hidden),
+		"num_hidden_layers": num(2), "intermediate_size": num(ffn), "num_attention_heads": num(4), "num_key_value_heads": num(4),
+		"head_dim": num(hidden / 4), "vocab_size": num(96), "max_position_embeddings": num(64), "rms_norm_eps": json.Number("1e-05"),
+		"rope_theta": json.Number("10000.0"), "hidden_act": "silu", "tie_word_embeddings": true,
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(t.TempDir(), "wide")
+	m := &model.Model{Graph: g, Values: randomValues{g}}
+	if _, err := pipeline.ConvertHF(t.Context(), &pipeline.Opened{Path: "test", Checkpoint: &convert.Checkpoint{Model: m}}, dir, pipeline.HFOptions{}, quiet, nil); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// built makes a bundle for a target.
+func built(t testing.TB, source, weights, target string) (*pipeline.Opened, error) {
+	t.Helper()
+	recipe, err := pipeline.DefaultRecipe(weights, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	recipe.Target = target
+	out := filepath.Join(t.TempDir(), "model.slmb")
+	if _, err := pipeline.Build(t.Context(), pipeline.Config{Source: source, Output: out, Recipe: recipe, Bare: true}, quiet); err != nil {
+		return nil, err
+	}
+	return open(t, out), nil
+}
+
+// typesOf counts the matrices of each type.
+func typesOf(r pipeline.ExportReport) map[string]int {
+	n := map[string]int{}
+	for _, x := range r.Tensors {
+		if len(x.Shape) == 2 {
+			n[x.Type]++
+		}
+	}
+	return n
+}
+
+// A bundle that was built for it is held by Q2_K to the last bit, with FFNs
+// widened by zeros; another is refused, or rounded when that is asked for.
+func TestExportQ2K(t *testing.T) {
+	for _, weights := range []string{"w2g32", "w2", "w2g128"} {
+		o, err := built(t, wide(t, 256, 704), weights, "gguf-q2k")
+		if err != nil {
+			t.Fatal(err)
+		}
+		refused(t, o, pipeline.ExportOptions{Type: "q2_k"}, "blk.0.ffn_down.weight", "--pad widens the FFNs to 768")
+		path, r := exported(t, o, pipeline.ExportOptions{Type: "q2_k", Pad: true})
+		if n := typesOf(r); !r.Exact || r.LogitError != 0 || r.LogitTokens != 8 || r.PaddedFFN != 768 || n["Q2_K"] != 14 || n["Q4_0"] != 1 {
+			t.Errorf("%s: %+v", weights, r)
+		}
+		if r.Parameters != int64(o.Model().Parameters()) {
+			t.Errorf("%d parameters", r.Parameters)
+		}
+		if got := open(t, path).Model().Blocks[1].FFN; got != 768 {
+			t.Errorf("FFNs of %d", got)
+		}
+		_, r = exported(t, o, pipeline.ExportOptions{Type: "auto"})
+		if n := typesOf(r); !r.Exact || n["Q2_K"] != 12 || n["Q4_0"] != 3 {
+			t.Errorf("%s auto: %v", weights, n)
+		}
+		_, r = exported(t, o, pipeline.ExportOptions{Type: "auto", Pad: true})
+		if n := typesOf(r); !r.Exact || n["Q2_K"] != 14 || n["Q4_0"] != 1 || r.PaddedFFN != 768 {
+			t.Errorf("%s auto, padded: %v", weights, n)
+		}
+	}
+}
+
+func refused(t *testing.T, o *pipeline.Opened, opts pipeline.ExportOptions, parts ...string) {
+	t.Helper()
+	_, err := pipeline.Export(t.Context(), o, filepath.Join(t.TempDir(), "x.gguf"), opts, quiet, nil)
+	if !errors.Is(err, formats.ErrUnsupported) {
+		t.Errorf("%+v: %v", opts, err)
+		return
+	}
+	for _, part := range parts {
+		if !strings.Contains(err.Error(), part) {
+			t.Errorf("%+v: %v, want %q", opts, err, part)
+		}
+	}
+}
+
+// What a type does not hold is refused with the reason, and rounded on demand.
+func TestExportGridRefusals(t *testing.T) {
+	free := quantized(t, wide(t, 256, 256), "w2")
+	refused(t, free, pipeline.ExportOptions{Type: "q2_k"}, "blk.0.attn_q.weight", "the scales of row 0, weights from 0 on", "--target gguf-q2k", "--requantize")
+	_, r := exported(t, free, pipeline.ExportOptions{Type: "q2_k", Requantize: true})
+	if e := r.Types[1]; r.Exact || e.Type != "Q2_K" && e.Type != "F32" || r.MaxError == 0 || r.LogitError == 0 || r.LogitError > 0.2 {
+		t.Errorf("requantized: %+v", r)
+	}
+	for _, x := range r.Types {
+		if x.Type == "Q2_K" && !(x.RMSError > 0 && x.RMSError < 0.02) {
+			t.Errorf("rounded scales: rms error %g", x.RMSError)
+		}
+	}
+	_, r = exported(t, free, pipeline.ExportOptions{Type: "auto"})
+	if n := typesOf(r); !r.Exact || n["Q4_0"] != 15 {
+		t.Errorf("auto: %v", n)
+	}
+	refused(t, free, pipeline.ExportOptions{Type: "tq2_0"}, "levels -1, 0 and 1", "-1.5 to 1.5")
+	_, r = exported(t, free, pipeline.ExportOptions{Type: "tq2_0", Requantize: true})
+	if n := typesOf(r); r.Exact || n["TQ2_0"] != 14 {
+		t.Errorf("ternary: %v", n)
+	}
+	w4 := quantized(t, wide(t, 256, 256), "w4")
+	refused(t, w4, pipeline.ExportOptions{Type: "q2_k"}, "levels from -8 to 7 are too many")
+
+	// A checkpoint is rounded as asked, but not where blocks do not fit.
+	source := open(t, wide(t, 320, 256))
+	refused(t, source, pipeline.ExportOptions{Type: "q2_k"}, "rows of 320 elements", "--fallback")
+	refused(t, source, pipeline.ExportOptions{Type: "q2_k", Pad: true}, "RMS norms take their mean")
+	source = open(t, wide(t, 256, 320))
+	_, r = exported(t, source, pipeline.ExportOptions{Type: "q2_k", Pad: true})
+	if n := typesOf(r); n["Q2_K"] != 14 || n["Q8_0"] != 1 || r.PaddedFFN != 512 {
+		t.Errorf("checkpoint: %v, %+v", n, r)
+	}
+	_, r = exported(t, source, pipeline.ExportOptions{Type: "tq2_0", Fallback: "f16"})
+	if n := typesOf(r); n["TQ2_0"] != 12 || n["F16"] != 2 || len(r.Fallback) != 2 {
+		t.Errorf("checkpoint: %v, %+v", n, r.Fallback)
+	}
+}
+
+func TestTargetRefuses(t *testing.T) {
+	for _, c := range []struct {
+		hidden, ffn           int
+		weights, target, want string
+	}{
+		{320, 256, "w2", "gguf-q2k", "rows of 320"},
+		{256, 260, "w2", "gguf-q2k", "end within a group of 16"},
+		{256, 256, "w4", "gguf-q2k", "no matrix is w2"},
+		{256, 256, "w2", "tpu", "want one of gguf-q2k"},
+	} {
+		if _, err := built(t, wide(t, c.hidden, c.ffn), c.weights, c.target); !errors.Is(err, pipeline.ErrUsage) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
+}
+
+// nlls are the mean losses of a bundle, through the packed kernels, and of
+// llama.cpp on its export, on the same windows.
+func nlls(t *testing.T, o *pipeline.Opened, path string, windows [][]int32) (ours, theirs float64, tokens int) {
+	t.Helper()
+	peer := llamaCpp(t)
+	k, err := kernel.Select("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := slmrt.FromBundle(o.Bundle)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := m.NewSession(slmrt.Options{Threads: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	var scratch []float32
+	for _, w := range windows {
+		ids := make([]int, len(w))
+		for i, id := range w {
+			ids[i] = int(id)
+		}
+		z, err := peer.Logits(t.Context(), path, ids)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Truncate(0)
+		err = s.Logits(t.Context(), w, func(i int, mine []float32) error {
+			if i+1 < len(w) {
+				scratch = append(scratch[:0], mine...)
+				ours += float64(k.LogSumExp(mine, scratch) - mine[w[i+1]])
+				scratch = append(scratch[:0], z[i]...)
+				theirs += float64(k.LogSumExp(z[i], scratch) - z[i][w[i+1]])
+				tokens++
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return ours / float64(tokens), theirs / float64(tokens), tokens
+}
+
+// assistant-large in 2 bits, in llama.cpp: Q2_K with its FFNs widened, and auto.
+func TestPeerQ2K(t *testing.T) {
+	llamaCpp(t)
+	source := shared(t, "models", "assistant-large")
+	rows, err := pipeline.ReadRows(shared(t, "data", "assistant", "lm_train.jsonl"), pipeline.Fields{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err := built(t, source, "w2", "gguf-q2k")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := slmrt.FromBundle(o.Bundle)
+	if err != nil {
+		t.Fatal(err)
+	}
+	windows, _, err := pipeline.Sequences(m, rows[:24], 128)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, opts := range []pipeline.ExportOptions{{Type: "q2_k", Pad: true}, {Type: "auto"}} {
+		path, r := exported(t, o, opts)
+		ours, theirs, n := nlls(t, o, path, windows)
+		t.Logf("%s%s: %d bytes, %.2f bpw, exact %v: NLL of %d tokens %.4f, llama.cpp's %.4f (%+.2f %%)",
+			opts.Type, map[bool]string{true: " padded"}[opts.Pad], r.FileBytes, r.FileBPW, r.Exact, n, ours, theirs, 100*(theirs/ours-1))
+		if !r.Exact || !(math.Abs(theirs/ours-1) <= 0.005) {
+			t.Errorf("%+v: NLL %.4f, llama.cpp's %.4f", opts, ours, theirs)
+		}
+	}
+}
