@@ -101,7 +101,7 @@ type Run struct {
 	// Every is the number of steps between two states.
 	Every int
 	// Scratch is the folder for activations that do not fit StreamBytes of
-	// memory (0: 1 GiB); "" for the system's.
+	// memory (0: 256 MiB); "" for the system's.
 	Scratch     string
 	StreamBytes int64
 	Log         *slog.Logger

@@ -31,7 +31,7 @@ func newTeacher(r *Run, longest int) (*teacher, error) {
 
 func (r *Run) streamBytes() int64 {
 	if r.StreamBytes == 0 {
-		return 1 << 30
+		return 1 << 28
 	}
 	return r.StreamBytes
 }
