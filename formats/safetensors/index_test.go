@@ -18,7 +18,7 @@ func shard(t *testing.T, path string, names ...string) {
 	t.Helper()
 	var ts []Tensor
 	for _, n := range names {
-		ts = append(ts, Tensor{n, tensor.F32, []int{4}, func(w io.Writer) error { _, err := w.Write(make([]byte, 16)); return err }})
+		ts = append(ts, Tensor{Name: n, Type: tensor.F32, Shape: []int{4}, Data: func(w io.Writer) error { _, err := w.Write(make([]byte, 16)); return err }})
 	}
 	f, err := os.Create(path)
 	if err != nil {

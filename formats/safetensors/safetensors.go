@@ -235,5 +235,19 @@ func (s *File) ReadF32(name string, off int, dst []float32) error {
 	return s.file.ReadFloats(name, t.Offset+int64(off)*int64(d.Size()), d, dst)
 }
 
+// ReadRaw fills dst with the bytes of a tensor from byte off of its data on,
+// whatever its type.
+func (s *File) ReadRaw(name string, off int64, dst []byte) error {
+	i, ok := s.index[name]
+	if !ok {
+		return formats.Corrupt(s.file.Name(), name, -1, "no such tensor")
+	}
+	t := &s.tensors[i]
+	if off < 0 || off > t.Bytes || int64(len(dst)) > t.Bytes-off {
+		return formats.Corrupt(s.file.Name(), name, t.Offset, "%d bytes from byte %d on asked for, the tensor has %d", len(dst), off, t.Bytes)
+	}
+	return s.file.ReadFull(name, t.Offset+off, dst)
+}
+
 // Close closes the file.
 func (s *File) Close() error { return s.file.Close() }

@@ -255,7 +255,7 @@ func TestWriteAsReference(t *testing.T) {
 	for i := len(f.Tensors()) - 1; i >= 0; i-- { // the order given must not matter
 		ti := f.Tensors()[i]
 		d, _ := formats.FloatType(ti.Type)
-		ts = append(ts, Tensor{ti.Name, d, ti.Shape, func(w io.Writer) error {
+		ts = append(ts, Tensor{Name: ti.Name, Type: d, Shape: ti.Shape, Data: func(w io.Writer) error {
 			_, err := w.Write(want[ti.Offset : ti.Offset+ti.Bytes])
 			return err
 		}})
@@ -275,8 +275,8 @@ func TestWriteRules(t *testing.T) {
 	}
 	var b bytes.Buffer
 	err := Write(&b, map[string]string{"b": "<1>", "a": "\"\n"},
-		Tensor{"h", tensor.F16, []int{3}, zeros(6)}, Tensor{"z", tensor.F32, nil, zeros(4)},
-		Tensor{"d", tensor.F64, []int{1, 2}, zeros(16)}, Tensor{"a", tensor.F32, []int{0}, zeros(0)})
+		Tensor{Name: "h", Type: tensor.F16, Shape: []int{3}, Data: zeros(6)}, Tensor{Name: "z", Type: tensor.F32, Shape: nil, Data: zeros(4)},
+		Tensor{Name: "d", Type: tensor.F64, Shape: []int{1, 2}, Data: zeros(16)}, Tensor{Name: "a", Type: tensor.F32, Shape: []int{0}, Data: zeros(0)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -294,11 +294,36 @@ func TestWriteRules(t *testing.T) {
 	if order != "dazh" || f.Tensors()[0].Offset%8 != 0 {
 		t.Errorf("order %q, first data at %d", order, f.Tensors()[0].Offset)
 	}
+	// Integers: the reference library's order, and bytes as they were written.
+	b.Reset()
+	err = Write(&b, nil, Tensor{Name: "i", Integer: "I32", Shape: []int{1, 2}, Data: func(w io.Writer) error { _, err := w.Write([]byte{1, 2, 3, 4, 5, 6, 7, 8}); return err }},
+		Tensor{Name: "f", Type: tensor.F32, Shape: []int{1}, Data: zeros(4)}, Tensor{Name: "l", Integer: "I64", Shape: []int{2}, Data: zeros(16)},
+		Tensor{Name: "u", Integer: "U32", Shape: []int{1}, Data: zeros(4)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f, err = open(b.Bytes()); err != nil {
+		t.Fatal(err)
+	}
+	order = ""
+	for _, ti := range f.Tensors() {
+		order += ti.Name
+	}
+	raw := make([]byte, 3)
+	if err := f.ReadRaw("i", 5, raw); err != nil || order != "lfui" || !bytes.Equal(raw, []byte{6, 7, 8}) {
+		t.Errorf("order %q, bytes %v, %v", order, raw, err)
+	}
+	for _, off := range []int64{-1, 6, 9} {
+		if err := f.ReadRaw("i", off, raw); !errors.Is(err, formats.ErrCorrupt) {
+			t.Errorf("3 of 8 bytes from %d on: %v", off, err)
+		}
+	}
 	for name, ts := range map[string][]Tensor{
-		"too few":  {{"a", tensor.F32, []int{2}, zeros(4)}},
-		"more":     {{"a", tensor.F32, []int{2}, zeros(12)}},
-		"is taken": {{"a", tensor.F32, []int{1}, zeros(4)}, {"a", tensor.F16, []int{1}, zeros(2)}},
-		"2^48":     {{"a", tensor.F32, []int{1 << 40, 1 << 40}, zeros(4)}},
+		"Q7":       {{Name: "a", Integer: "Q7", Shape: []int{1}, Data: zeros(4)}},
+		"too few":  {{Name: "a", Type: tensor.F32, Shape: []int{2}, Data: zeros(4)}},
+		"more":     {{Name: "a", Type: tensor.F32, Shape: []int{2}, Data: zeros(12)}},
+		"is taken": {{Name: "a", Type: tensor.F32, Shape: []int{1}, Data: zeros(4)}, {Name: "a", Type: tensor.F16, Shape: []int{1}, Data: zeros(2)}},
+		"2^48":     {{Name: "a", Type: tensor.F32, Shape: []int{1 << 40, 1 << 40}, Data: zeros(4)}},
 	} {
 		if err := Write(io.Discard, nil, ts...); err == nil || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), `"a"`) {
 			t.Errorf("wanted %q: %v", name, err)

@@ -17,7 +17,10 @@ import (
 type Tensor struct {
 	Name  string
 	Type  tensor.DType
-	Shape []int
+	// Integer is the type of elements that are no floats, such as "I32", "U32"
+	// or "I64"; "" for Type.
+	Integer string
+	Shape   []int
 	// Data writes exactly the little-endian elements, row-major. It is called
 	// once, after the header and all tensors before this one were written.
 	Data func(w io.Writer) error
@@ -26,14 +29,14 @@ type Tensor struct {
 // Write writes a safetensors file: the header first, then each tensor as its
 // Data produces it, so that memory is what Data needs. The same input gives
 // the same bytes: as in the reference library tensors go by falling element
-// size (F64, F32, BF16, F16) and then by name, and the header is padded with
+// size (I64, F64, F32, U32, I32, BF16, F16) and then by name, and the header is padded with
 // spaces so that data begins at a multiple of 8. metadata may be nil; its keys
 // are sorted.
 func Write(w io.Writer, metadata map[string]string, tensors ...Tensor) error {
 	tensors = slices.Clone(tensors)
 	slices.SortFunc(tensors, func(a, b Tensor) int {
-		if a.Type != b.Type {
-			return rank(b.Type) - rank(a.Type)
+		if a.dtype() != b.dtype() {
+			return slices.Index(ranks[:], b.dtype()) - slices.Index(ranks[:], a.dtype())
 		}
 		return strings.Compare(a.Name, b.Name)
 	})
@@ -57,9 +60,14 @@ func Write(w io.Writer, metadata map[string]string, tensors ...Tensor) error {
 	return nil
 }
 
-// rank orders types as the reference library's enum does.
-func rank(d tensor.DType) int {
-	return slices.Index([]tensor.DType{tensor.F16, tensor.BF16, tensor.F32, tensor.F64}, d)
+// ranks are the types in the order of the reference library's enum.
+var ranks = [...]string{"BOOL", "U8", "I8", "I16", "U16", "F16", "BF16", "I32", "U32", "F32", "F64", "I64", "U64"}
+
+func (t *Tensor) dtype() string {
+	if t.Integer != "" {
+		return t.Integer
+	}
+	return t.Type.String()
 }
 
 // header returns the padded JSON header and the byte size of each tensor.
@@ -86,16 +94,19 @@ func header(metadata map[string]string, tensors []Tensor) ([]byte, []int64, erro
 		if err != nil {
 			return nil, nil, fmt.Errorf("safetensors: write tensor %q: %w", t.Name, err)
 		}
+		if !slices.Contains(ranks[:], t.dtype()) {
+			return nil, nil, fmt.Errorf("safetensors: write tensor %q: type %q", t.Name, t.dtype())
+		}
 		if seen[t.Name] {
 			return nil, nil, fmt.Errorf("safetensors: write tensor %q: the name is taken", t.Name)
 		}
 		seen[t.Name] = true
-		sizes[i] = int64(elems) * int64(t.Type.Size())
+		sizes[i] = int64(elems) * int64(dtypeBits[t.dtype()]/8)
 		if sizes[i] > math.MaxInt64-off {
 			return nil, nil, fmt.Errorf("safetensors: write tensor %q: the file would pass 2^63 bytes", t.Name)
 		}
 		b = comma(b, i)
-		b = fmt.Appendf(quote(b, t.Name), `:{"dtype":"%s","shape":[`, t.Type)
+		b = fmt.Appendf(quote(b, t.Name), `:{"dtype":"%s","shape":[`, t.dtype())
 		for k, d := range t.Shape {
 			b = fmt.Append(comma(b, k), d)
 		}
