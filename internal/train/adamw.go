@@ -24,8 +24,8 @@ func (a *AdamW) Step() { a.steps++ }
 
 // Update moves parameter i by its gradient at the learning rate lr.
 func (a *AdamW) Update(i int, w, grad []float32, lr float32, split Split) {
-	c1 := 1 - float32(math.Pow(float64(a.Beta1), float64(a.steps)))
-	c2 := 1 - float32(math.Pow(float64(a.Beta2), float64(a.steps)))
+	c1 := 1 - float32(power(float64(a.Beta1), a.steps))
+	c2 := 1 - float32(power(float64(a.Beta2), a.steps))
 	m, v := a.m[i], a.v[i]
 	split(len(w), 1<<14, func(lo, hi int) {
 		for k := lo; k < hi; k++ {
@@ -77,7 +77,33 @@ func Cosine(step, warm, total int, peak, last float64) float64 {
 		return peak * float64(step+1) / float64(warm)
 	}
 	x := float64(step-warm) / float64(max(1, total-warm))
-	return peak * (last + (1-last)*0.5*(1+math.Cos(math.Pi*min(1, x))))
+	return peak * (last + float64((1-last)*halfCosine(min(1, x))))
+}
+
+// halfCosine is (1+cos(pi*x))/2 for x in [0, 1], as the square of cos(pi*x/2)'s
+// series: package math may round otherwise on another CPU, and a rate decides
+// every bit of a training run.
+func halfCosine(x float64) float64 {
+	z := float64(x * (math.Pi / 2))
+	z = -float64(z * z)
+	sum, term := 1.0, 1.0
+	for n := 1; n <= 12; n++ {
+		term = float64(term*z) / float64((2*n-1)*2*n)
+		sum += term
+	}
+	return float64(sum * sum)
+}
+
+// power is b^n by squaring, for the reason that halfCosine has.
+func power(b float64, n int) float64 {
+	out := 1.0
+	for ; n > 0; n >>= 1 {
+		if n&1 == 1 {
+			out *= b
+		}
+		b *= b
+	}
+	return out
 }
 
 // Average moves the moving average a of x on by one step: a = decay*a +
