@@ -2,27 +2,22 @@ package pipeline
 
 import (
 	"bytes"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"os"
 
-	"slmc/calibrate"
 	"slmc/convert"
 	"slmc/formats"
-	"slmc/internal/exec"
 	"slmc/kvshare"
 	"slmc/model"
 	"slmc/qat"
-	"slmc/quant"
 )
 
 // Versions of the stages of this file.
 const (
 	searchVersion = 1
-	healVersion   = 1
+	healVersion   = 1 // of heal.go
 )
 
 // Sharing is the part of a recipe that says which blocks read another block's
@@ -34,17 +29,20 @@ type Sharing struct {
 	Map  kvshare.Plan `json:"map,omitempty" yaml:"map,omitempty"`
 	// Search is how a map is searched for, of a Plan search:RATIO.
 	Search *kvshare.SearchConfig `json:"search,omitempty" yaml:"search,omitempty"`
-	// Heal is how the shared model is trained, in float, to do what the
-	// unshared one did; nil: it is not.
-	Heal   *qat.Config `json:"heal,omitempty" yaml:"heal,omitempty"`
-	SHA256 string      `json:"sha256,omitempty" yaml:"sha256,omitempty"` // of the file of examples
-	Fields Fields      `json:"fields" yaml:"fields"`
+	// Match and Heal are how the shared model is trained, in float, to do what
+	// the unshared one did: takers one by one, then all end to end; nil: not.
+	Match  *kvshare.MatchConfig `json:"match,omitempty" yaml:"match,omitempty"`
+	Heal   *qat.Config          `json:"heal,omitempty" yaml:"heal,omitempty"`
+	SHA256 string               `json:"sha256,omitempty" yaml:"sha256,omitempty"` // of the file of examples
+	Fields Fields               `json:"fields" yaml:"fields"`
 }
 
 // examples reports whether the stages of s want examples.
 func (s *Sharing) examples() bool {
-	return s != nil && (s.Heal != nil || s.Search != nil && s.Map == nil)
+	return s != nil && (s.heals() || s.Search != nil && s.Map == nil)
 }
+
+func (s *Sharing) heals() bool { return s.Match != nil || s.Heal != nil }
 
 // shareKV makes b.model of the source: what the recipe shares is linked, where
 // the map is known without a search.
@@ -101,7 +99,7 @@ func (b *build) shared() error {
 	s = b.cfg.Recipe.Share
 	cost := kvshare.CostOf(b.source.Graph(), b.model.Graph, costPrompt(b.model.Graph))
 	b.log.Info("blocks share keys and values", "map", s.Map, "cache saved", percent(cost.CacheF16), "prefill saved", percent(cost.Prefill))
-	if s.Heal == nil {
+	if !s.heals() {
 		if b.recipe.QAT == nil {
 			b.log.Warn("a shared model that is not trained has lost much; give --calibrate FILE to heal it")
 		}
@@ -184,122 +182,6 @@ func (b *build) runSearch() (kvshare.SearchReport, error) {
 		Model: m, Takers: spec.Count(len(m.Blocks)), Seqs: seqs, Config: *s.Search, Kernel: b.kernel, Threads: b.cfg.Env.Threads,
 		Progress: func(done, total int) { b.cfg.Progress("search", int64(done), int64(total)) },
 	}.Run(b.ctx)
-}
-
-// heal trains the shared model to do what the source does and puts the result
-// in its place, as float32.
-func (b *build) heal() error {
-	s := b.recipe.Share
-	key, err := Key("heal", healVersion, struct {
-		Sources []convert.FileDigest
-		Context int
-		Share   *Sharing
-	}{b.digests, b.recipe.Context, s})
-	if err != nil {
-		return err
-	}
-	offsets := make([]int64, len(b.model.Weights)+1)
-	for i, w := range b.model.Weights {
-		offsets[i+1] = offsets[i] + 4*int64(w.Elems())
-	}
-	size := offsets[len(b.model.Weights)]
-	path, err := b.stage("heal", key, func(path string) error { return b.runHeal(path, b.cache.Path(key+".state"), offsets) })
-	if err != nil {
-		return err
-	}
-	data, unmap, err := mapFile(path)
-	if err != nil {
-		return err
-	}
-	b.unmap = append(b.unmap, unmap)
-	if int64(len(data)) < size {
-		return fmt.Errorf("cache: %s has %d bytes, wanted at least %d", path, len(data), size)
-	}
-	b.model = &model.Model{Graph: b.model.Graph, Values: mapped{b.model.Graph, data[:size], offsets}}
-	b.told("heal", data[size:])
-	return nil
-}
-
-func (b *build) runHeal(path, state string, offsets []int64) (err error) {
-	seqs, err := b.examples(b.recipe.Share.Fields)
-	if err != nil {
-		return err
-	}
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	pool := exec.NewPool(b.cfg.Env.Threads)
-	defer pool.Close()
-	float := make([]quant.Format, len(b.model.Weights))
-	for i := range float {
-		float[i] = quant.F32
-	}
-	write := func(i, at int, raw []byte) error {
-		_, err := f.WriteAt(raw, offsets[i]+4*int64(at))
-		return err
-	}
-	report, err := qat.Train(b.ctx, qat.Run{
-		Teacher: b.source.Checkpoint.Model, Student: b.model, Formats: float,
-		Scales: calibrate.RTN{Kernel: b.kernel}.Scales, Seqs: seqs, Config: *b.recipe.Share.Heal,
-		Kernel: b.kernel, Pool: pool, State: state, Every: stateEvery, Scratch: b.cfg.Env.CacheDir, Log: b.log,
-		Progress: b.trainProgress,
-	}, qat.Sink{
-		Rows: func(i, first int, rows [][]byte) error {
-			for k, raw := range rows {
-				if err := write(i, (first+k)*b.model.Weights[i].Shape[1], raw); err != nil {
-					return err
-				}
-			}
-			return nil
-		},
-		Vector: func(i int, v []float32) error {
-			raw, err := binary.Append(nil, binary.LittleEndian, v)
-			return errors.Join(err, write(i, 0, raw))
-		},
-	})
-	if err != nil {
-		return err
-	}
-	data, err := json.Marshal(report)
-	if err != nil {
-		return err
-	}
-	if _, err := f.WriteAt(data, offsets[len(offsets)-1]); err != nil {
-		return err
-	}
-	return qat.Clean(state)
-}
-
-// mapped are float32 values in a mapped file of the cache, little-endian, one
-// weight after another.
-type mapped struct {
-	g       *model.Graph
-	data    []byte
-	offsets []int64
-}
-
-// Read implements model.Values.
-func (m mapped) Read(i, off int, dst []float32) error {
-	w := &m.g.Weights[i]
-	if err := formats.CheckRange("healed weights", w.Name, off, len(dst), w.Elems()); err != nil {
-		return err
-	}
-	raw := m.data[m.offsets[i]+4*int64(off):]
-	for k := range dst {
-		dst[k] = math.Float32frombits(binary.LittleEndian.Uint32(raw[4*k:]))
-		if x := dst[k]; x-x != 0 {
-			return formats.Corrupt("healed weights", w.Name, -1, "element %d is %g: weights must be finite", off+k, x)
-		}
-	}
-	return nil
-}
-
-// DefaultHeal is how a shared model is healed: docs/experiments.md, "Healing
-// shared keys and values".
-func DefaultHeal() qat.Config {
-	return qat.DefaultConfig()
 }
 
 // SharedPreview is what sharing by a map would cost and save.
