@@ -64,7 +64,7 @@ func (m Memory) Peak(context, batch int) int64 {
 
 // Tokenizer says what the tokenizer section is and which ids steer generation.
 type Tokenizer struct {
-	Kind string `json:"kind"` // form of the section: "tokenizer.json", "sentencepiece", "gguf"
+	Kind string `json:"kind"` // form of the section: "slmc" is that of tokenizer.Marshal; "" without one
 	BOS  int    `json:"bos"`  // -1 when the model has none
 	EOS  []int  `json:"eos"`  // ids that end a text or a turn
 	Stop []int  `json:"stop"` // further ids that end generation
