@@ -51,6 +51,8 @@ func buildCommand() *cli.Command {
 			&cli.Float64Flag{Name: "scale-lr", Usage: "learning `RATE` of scales"},
 			&cli.StringFlag{Name: "prompt-field", Usage: "rows hold the prompt in `NAME` (default: query, else prompt)"},
 			&cli.StringFlag{Name: "answer-field", Usage: "rows hold the answer in `NAME` (default: call, else answer)"},
+			&cli.StringSliceFlag{Name: "gate", Usage: "write nothing unless `EXPR` holds on --gate-file, such as kl<0.05; of nll, ppl, kl, kl_p99, same_top1, exact_match"},
+			&cli.StringFlag{Name: "gate-file", DefaultText: "that of --calibrate, which training has seen", Usage: "measure gates on the examples in `FILE`"},
 			&cli.StringFlag{Name: "golden", Usage: "take the golden prompts from `FILE`, one a line or JSONL with text or query"},
 			&cli.StringFlag{Name: "cache", DefaultText: "slmc in the user's cache", Usage: "keep finished stages in `DIR`"},
 			&cli.BoolFlag{Name: "verify", Usage: "verify the bundle when it is written"},
@@ -90,6 +92,9 @@ func runBuild(c *cli.Context, bare bool) error {
 		if cfg.Env.CacheDir, err = cacheDir(c.String("cache")); err != nil {
 			return err
 		}
+	}
+	if cfg.Accept, err = acceptance(c); err != nil {
+		return err
 	}
 	if c.Bool("dry-run") {
 		p, err := pipeline.Preview(c.Context, cfg, logger(c))

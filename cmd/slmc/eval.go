@@ -30,7 +30,7 @@ func evalCommand() *cli.Command {
 			&cli.StringFlag{Name: "prompt-field", Usage: "rows hold the prompt in `NAME` (default: query, else prompt)"},
 			&cli.StringFlag{Name: "answer-field", Usage: "rows hold the answer in `NAME` (default: call, else answer)"},
 			&cli.StringFlag{Name: "teacher", Usage: "compare with this `SOURCE` or bundle"},
-			&cli.StringSliceFlag{Name: "gate", Usage: "demand `EXPR`, such as kl<0.01 or ppl<=12.5; of nll, ppl, kl, kl_p99, same_top1"},
+			&cli.StringSliceFlag{Name: "gate", Usage: "demand `EXPR`, such as kl<0.01 or ppl<=12.5; of nll, ppl, kl, kl_p99, same_top1, exact_match"},
 			&cli.IntFlag{Name: "max-tokens", Usage: "score only the first `N` tokens of the text"},
 			jsonFlag(),
 		}, sessionFlags(), sourceFlags()),
@@ -47,7 +47,7 @@ func runEval(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := checkTeacher(gates, c.String("teacher")); err != nil {
+	if err := checkMeasured(gates, c.String("teacher"), c.IsSet("task")); err != nil {
 		return err
 	}
 	if o.Context == 1 {
@@ -57,7 +57,7 @@ func runEval(c *cli.Context) error {
 		return usageError("eval wants either --text or --task")
 	}
 	if c.IsSet("task") {
-		return evalTask(c, o)
+		return evalTask(c, o, gates)
 	}
 	text, err := os.ReadFile(c.String("text"))
 	if err != nil {
@@ -152,10 +152,10 @@ func scoreText(c *cli.Context, s, teacher *slmrt.Session, vocab int, windows [][
 	if err != nil {
 		return err
 	}
-	return checkGates(gates, res)
+	return checkGates(gates, pipeline.Figures{Text: res})
 }
 
-func evalTask(c *cli.Context, o slmrt.Options) error {
+func evalTask(c *cli.Context, o slmrt.Options, gates []gate) error {
 	rows, err := pipeline.ReadRows(c.String("task"), pipeline.Fields{Prompt: c.String("prompt-field"), Answer: c.String("answer-field")})
 	if err != nil {
 		return err
@@ -171,17 +171,24 @@ func evalTask(c *cli.Context, o slmrt.Options) error {
 		if err != nil {
 			return err
 		}
-		if c.Bool("json") {
-			return printJSON(c, t)
-		}
-		if err := printf(c, "%d rows  exact match %.2f %%\n", t.N, 100*t.ExactMatch); err != nil {
+		if err := printTask(c, t); err != nil {
 			return err
 		}
-		for _, name := range slices.Sorted(maps.Keys(t.BySource)) {
-			if err := printf(c, "  %-16s %d rows  %.2f %%\n", name, t.BySource[name].N, 100*t.BySource[name].ExactMatch); err != nil {
-				return err
-			}
-		}
-		return nil
+		return checkGates(gates, pipeline.Figures{ExactMatch: &t.ExactMatch})
 	})
+}
+
+func printTask(c *cli.Context, t pipeline.Task) error {
+	if c.Bool("json") {
+		return printJSON(c, t)
+	}
+	if err := printf(c, "%d rows  exact match %.2f %%\n", t.N, 100*t.ExactMatch); err != nil {
+		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(t.BySource)) {
+		if err := printf(c, "  %-16s %d rows  %.2f %%\n", name, t.BySource[name].N, 100*t.BySource[name].ExactMatch); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -41,6 +41,7 @@ type Config struct {
 	Bare bool
 	// CalibrateFile holds the examples that calibration and training use.
 	CalibrateFile string
+	Accept        *Acceptance // nil: every result is good
 	Env           Env
 	// Progress is called with what is done of a stage; may be nil.
 	Progress func(stage string, done, total int64)
@@ -62,6 +63,7 @@ type Report struct {
 	Context      int                `json:"context"`
 	LogitsDigest string             `json:"logits_digest,omitempty"` // when the build was verified
 	TeacherNLL   *float64           `json:"teacher_nll,omitempty"`   // of the golden prompts, nats a token
+	Figures      *Figures           `json:"figures,omitempty"`       // of an acceptance
 	Seconds      map[string]float64 `json:"seconds"`
 	Cached       []string           `json:"cached"` // stages that were not run again
 	PeakRSS      int64              `json:"peak_rss_bytes"`
@@ -264,6 +266,11 @@ func (b *build) cached() (err error) {
 		return fmt.Errorf("cache: %s has %d bytes, wanted at least %d", packed, len(weights), b.plan.Bytes)
 	}
 	weights, b.stageReport = weights[:b.plan.Bytes], weights[b.plan.Bytes:]
+	if b.cfg.Accept != nil {
+		if err := b.timed("accept", func() error { return b.accept(weights) }); err != nil {
+			return err
+		}
+	}
 	if err := b.timed("golden", func() error { golden, err = b.golden(weights); return err }); err != nil {
 		return err
 	}
