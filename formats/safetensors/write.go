@@ -15,8 +15,8 @@ import (
 
 // Tensor is one tensor to write.
 type Tensor struct {
-	Name  string
-	Type  tensor.DType
+	Name string
+	Type tensor.DType
 	// Integer is the type of elements that are no floats, such as "I32", "U32"
 	// or "I64"; "" for Type.
 	Integer string
@@ -70,6 +70,15 @@ func (t *Tensor) dtype() string {
 	return t.Type.String()
 }
 
+// Bytes is the size of the tensor's data; that of a shape with no size is 0.
+func (t *Tensor) Bytes() int64 {
+	elems, err := tensor.Elems(t.Shape)
+	if err != nil {
+		return 0
+	}
+	return int64(elems) * int64(dtypeBits[t.dtype()]/8)
+}
+
 // header returns the padded JSON header and the byte size of each tensor.
 func header(metadata map[string]string, tensors []Tensor) ([]byte, []int64, error) {
 	b := []byte{'{'}
@@ -90,8 +99,7 @@ func header(metadata map[string]string, tensors []Tensor) ([]byte, []int64, erro
 	seen := map[string]bool{"__metadata__": true}
 	var off int64
 	for i, t := range tensors {
-		elems, err := tensor.Elems(t.Shape)
-		if err != nil {
+		if _, err := tensor.Elems(t.Shape); err != nil {
 			return nil, nil, fmt.Errorf("safetensors: write tensor %q: %w", t.Name, err)
 		}
 		if !slices.Contains(ranks[:], t.dtype()) {
@@ -101,7 +109,7 @@ func header(metadata map[string]string, tensors []Tensor) ([]byte, []int64, erro
 			return nil, nil, fmt.Errorf("safetensors: write tensor %q: the name is taken", t.Name)
 		}
 		seen[t.Name] = true
-		sizes[i] = int64(elems) * int64(dtypeBits[t.dtype()]/8)
+		sizes[i] = t.Bytes()
 		if sizes[i] > math.MaxInt64-off {
 			return nil, nil, fmt.Errorf("safetensors: write tensor %q: the file would pass 2^63 bytes", t.Name)
 		}

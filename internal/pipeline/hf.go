@@ -124,6 +124,9 @@ type hfWriter struct {
 	done     int64
 	total    int64
 	report   HFReport
+	// packed are the tensors of weight i when it is not written as floats, nil
+	// when it is; nil itself when all are.
+	packed func(i int) []safetensors.Tensor
 }
 
 func (h *hfWriter) note(format string, args ...any) {
@@ -264,18 +267,32 @@ func (h *hfWriter) file(name string, data []byte) error {
 	return os.WriteFile(filepath.Join(h.dir, name), data, 0o644)
 }
 
+// tensors are what stands for weight i: one of floats, unless it is packed.
+func (h *hfWriter) tensors(i int) []safetensors.Tensor {
+	if h.packed != nil {
+		if packed := h.packed(i); packed != nil {
+			return packed
+		}
+	}
+	w := h.named.Weights[i]
+	return []safetensors.Tensor{{Name: w.Source, Type: h.format.Type, Shape: w.Shape, Data: func(dst io.Writer) error { return h.data(i, dst) }}}
+}
+
 // weights writes the tensors, in shards when one file would be too large.
 func (h *hfWriter) weights() error {
 	var shards [][]safetensors.Tensor
 	var size int64
-	for i, w := range h.named.Weights {
-		n := int64(w.Elems()) * int64(h.format.Type.Size())
+	for i := range h.named.Weights {
+		tensors, n := h.tensors(i), int64(0)
+		for k := range tensors {
+			n += tensors[k].Bytes()
+		}
 		if len(shards) == 0 || size+n > h.opts.ShardBytes {
 			shards, size = append(shards, nil), 0
 		}
 		size += n
 		last := &shards[len(shards)-1]
-		*last = append(*last, safetensors.Tensor{Name: w.Source, Type: h.format.Type, Shape: w.Shape, Data: func(dst io.Writer) error { return h.data(i, dst) }})
+		*last = append(*last, tensors...)
 	}
 	places := map[string]string{}
 	for k, tensors := range shards {
