@@ -40,8 +40,9 @@ type Algorithm interface {
 	Encode(ctx context.Context, p *exec.Pool, m Matrix) ([]byte, error)
 }
 
-// Algorithms lists every algorithm in the order in which each must improve on
-// the one before, with the settings that docs/experiments.md arrived at.
+// Algorithms lists every algorithm, the more it knows the later. docs/experiments.md
+// ("The ladder of calibration") has what each gains; the last one with
+// Config.Compensate is what to use at 2 bits.
 func Algorithms(k *kernel.Funcs) []Algorithm {
 	return []Algorithm{RTN{k}, IMatrix{k}, GPTQ{Kernel: k}, GPTQ{Kernel: k, Refine: DefaultRefine}}
 }

@@ -108,7 +108,7 @@ func TestMeasureAndRecipe(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	seqs := randomSequences(4, m.Vocab, 64, 64)
+	seqs := randomSequences(4, m.Vocab, 40)
 	measure := func(threads int, parts []Part) []Sensitivity {
 		env := testEnv(t, threads)
 		out, err := Measure(context.Background(), env, m, p, parts, threeFormats, RTN{env.Kernel}, nil, seqs, func(int, int) {})

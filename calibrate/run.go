@@ -29,6 +29,10 @@ const (
 	Linears Inputs = "linears"
 )
 
+// DefaultTokens is how much calibration text to use: docs/experiments.md ("How
+// much text").
+const DefaultTokens = 32768
+
 // Config is what calibration is asked for. Zero values are the defaults.
 type Config struct {
 	Formats   []quant.Format // by weight, as model.Recipe.Formats gives them

@@ -1,3 +1,5 @@
+//go:build unix
+
 // Ladder measures calibration algorithms on a model: for each, the loss on a
 // text and the divergence from the float model, exact match on a task, the mean
 // proxy loss of the layers, seconds and peak memory. The quantized model runs
@@ -16,6 +18,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"syscall"
 	"time"
 
 	"slmc/calibrate"
@@ -82,7 +85,8 @@ type result struct {
 	Inputs     string  `json:"inputs,omitempty"`
 	Tokens     int     `json:"calibration_tokens,omitempty"`
 	Proxy      float64 `json:"mean_proxy_loss,omitempty"`
-	Seconds    float64 `json:"seconds"` // of calibration
+	Seconds    float64 `json:"seconds"`     // of calibration
+	CPU        float64 `json:"cpu_seconds"` // of calibration, all threads
 	PeakRSS    int64   `json:"peak_rss_bytes"`
 	BPW        float64 `json:"bpw,omitempty"`
 	NLL        float64 `json:"nll,omitempty"`
@@ -120,6 +124,15 @@ func run(ctx context.Context, c config) (err error) {
 		}
 	}
 	return json.NewEncoder(os.Stdout).Encode(out)
+}
+
+// cpuSeconds is what the process has used so far.
+func cpuSeconds() float64 {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano()).Seconds()
 }
 
 // named returns an algorithm by its name.
@@ -185,7 +198,7 @@ func (c config) quantize(ctx context.Context, m *model.Model, teacher *slmrt.Mod
 		level = slog.LevelDebug
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
-	begin := time.Now()
+	begin, cpu := time.Now(), cpuSeconds()
 	if cfg.Embedding.Needs() > calibrate.Nothing || cfg.Inputs == calibrate.Float {
 		if cfg.Statistics, err = calibrate.Observe(ctx, env, m.Graph, teacher.Params, exec.KVF32, seqs, max(cfg.Embedding.Needs(), cfg.Algorithm.Needs()) == calibrate.Hessian); err != nil {
 			return nil, err
@@ -195,7 +208,7 @@ func (c config) quantize(ctx context.Context, m *model.Model, teacher *slmrt.Mod
 	if err != nil {
 		return nil, err
 	}
-	out.Seconds = time.Since(begin).Seconds()
+	out.Seconds, out.CPU = time.Since(begin).Seconds(), cpuSeconds()-cpu
 	out.Inputs, out.Tokens = string(report.Inputs), report.Tokens
 	n := 0
 	for _, w := range report.Weights {
