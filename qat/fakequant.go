@@ -300,17 +300,20 @@ type Sink struct {
 func (s *student) rounding(f *kernel.Funcs, kv8 bool) train.Rounding {
 	nan := float32(math.NaN())
 	scratch := sync.Pool{New: func() any { return new(rounded) }}
-	r := train.Rounding{Rounds: func(w int) bool { return s.all[w].format != nil }, Input: func(row []float32) {
+	r := train.Rounding{Rounds: func(w int) bool { return s.all[w].format != nil }, Input: func(dst, row []float32) {
 		x := scratch.Get().(*rounded)
 		defer scratch.Put(x)
-		n := (len(row) + kernel.Sub - 1) / kernel.Sub
-		x.fit(n)
+		x.fit((len(row) + kernel.Sub - 1) / kernel.Sub)
 		if !f.QuantizeA8(x.codes, x.scales, x.sums, row) {
-			row[0] = nan
+			dst[0] = nan
 			return
 		}
-		for i := range row {
-			row[i] = float32(x.codes[i]) * x.scales[i/kernel.Sub]
+		for i, s := range x.scales {
+			at := i * kernel.Sub
+			part := dst[at:min(at+kernel.Sub, len(dst))]
+			for k, c := range x.codes[at : at+len(part)] {
+				part[k] = float32(c) * s
+			}
 		}
 	}}
 	if !kv8 {

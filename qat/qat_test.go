@@ -195,7 +195,7 @@ func TestResume(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, stop := range []int{1, steps / 3, steps / 2, steps - 1, steps} {
-				got, again := stopped(t, m, seqs, set, stop)
+				got, again := stopped(t, m, seqs, set, stop, stop%2 == 0)
 				if !bytes.Equal(want.Bytes(), got) {
 					t.Errorf("stopped after step %d of %d: the result differs from an undisturbed run", stop, steps)
 				}
@@ -207,8 +207,9 @@ func TestResume(t *testing.T) {
 	}
 }
 
-// stopped stops a run after a step and lets it go on.
-func stopped(t *testing.T, m *model.Model, seqs [][]int32, set func(*Config), stop int) ([]byte, Report) {
+// stopped stops a run after a step and lets it go on: by its context, or like a
+// kill, which gives it no time to save anything.
+func stopped(t *testing.T, m *model.Model, seqs [][]int32, set func(*Config), stop int, kill bool) ([]byte, Report) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -217,12 +218,22 @@ func stopped(t *testing.T, m *model.Model, seqs [][]int32, set func(*Config), st
 	r.State, r.Every, r.Scratch = filepath.Join(t.TempDir(), "state"), 2, t.TempDir()
 	r.StreamBytes = 1 // the streams in a file
 	r.Progress = func(p Progress) {
-		if p.Step == stop {
+		if p.Step == stop && kill {
+			panic(killed{})
+		} else if p.Step == stop {
 			cancel()
 		}
 	}
 	var got bytes.Buffer
-	_, err := Train(ctx, r, collect(&got))
+	err := func() (err error) {
+		defer func() {
+			if v := recover(); v != nil && v != (killed{}) {
+				panic(v)
+			}
+		}()
+		_, err = Train(ctx, r, collect(&got))
+		return err
+	}()
 	r.Progress = nil
 	report := Report{}
 	if err == nil || errors.Is(err, context.Canceled) {
@@ -237,6 +248,8 @@ func stopped(t *testing.T, m *model.Model, seqs [][]int32, set func(*Config), st
 	}
 	return got.Bytes(), report
 }
+
+type killed struct{}
 
 // Damage to a state is an error that names it, and Clean removes all of them.
 func TestDamagedState(t *testing.T) {

@@ -29,7 +29,7 @@ func CrossEntropyRow(f *kernel.Funcs, seed, z []float32, want int32, n float32) 
 		return 0
 	}
 	copy(seed, z)
-	m := z[kernel.ArgMax(z)]
+	m := largest(z)
 	sum := f.Softmax(seed, 0)
 	for i, e := range seed {
 		seed[i] = e / sum / n
@@ -45,14 +45,30 @@ func CrossEntropyRow(f *kernel.Funcs, seed, z []float32, want int32, n float32) 
 func DistillRow(f *kernel.Funcs, seed, z, teacher, scratch []float32, n float32) float64 {
 	copy(scratch, teacher)
 	copy(seed, z)
-	tm, zm := teacher[kernel.ArgMax(teacher)], z[kernel.ArgMax(z)]
+	tm, zm := largest(teacher), largest(z)
 	ts, zs := f.Softmax(scratch, 0), f.Softmax(seed, 0)
-	tl, zl := tm+kernel.Log(ts), zm+kernel.Log(zs)
+	// The difference of the log-probabilities is that of the logits plus one
+	// constant.
+	shift := float64(zm+kernel.Log(zs)) - float64(tm+kernel.Log(ts))
+	pt, pz, mean := 1/ts, 1/zs, 1/n
 	kl := 0.0
+	scratch, teacher, seed = scratch[:len(z)], teacher[:len(z)], seed[:len(z)]
 	for i, x := range z {
-		p := scratch[i] / ts
-		kl += float64(float64(p) * float64((teacher[i]-tl)-(x-zl)))
-		seed[i] = float32(seed[i]/zs-p) / n
+		p := float32(scratch[i] * pt)
+		kl += float64(float64(p) * (float64(teacher[i]-x) + shift))
+		seed[i] = float32(float32(float32(seed[i]*pz)-p) * mean)
 	}
 	return kl
+}
+
+// largest is the largest element; NaN, which the sum of exponentials carries
+// into the loss, is passed over.
+func largest(x []float32) float32 {
+	m := x[0]
+	for _, v := range x {
+		if v > m {
+			m = v
+		}
+	}
+	return m
 }

@@ -161,8 +161,7 @@ func (t *Tape) input(x *tensor.Mat, w int) *tensor.Mat {
 	y := t.mat(x.R, x.C)
 	t.rows(x.R, x.C, func(lo, hi int) {
 		for r := lo; r < hi; r++ {
-			copy(y.Row(r), x.Row(r))
-			t.round.Input(y.Row(r))
+			t.round.Input(y.Row(r), x.Row(r))
 		}
 	})
 	t.rounded[x] = y
@@ -213,15 +212,18 @@ func (t *Tape) Gate(act model.Activation, gate, up *tensor.Mat) *tensor.Mat {
 	}
 	t.rows(y.R, y.C, func(lo, hi int) { mul(y.X[lo*y.C:hi*y.C], gate.X[lo*y.C:hi*y.C], up.X[lo*y.C:hi*y.C]) })
 	t.then(func() {
-		dy, dg, du := t.Grad(y), t.Grad(gate), t.Grad(up)
+		dy := t.Grad(y)
+		dg, _ := t.into(gate) // nobody else reads gate and up
+		du, _ := t.into(up)
 		t.rows(y.R, y.C, func(lo, hi int) {
 			ones, a := make([]float32, y.C), make([]float32, y.C)
 			for i := range ones {
 				ones[i] = 1
 			}
 			for r := lo; r < hi; r++ {
+				mul(du.Row(r), gate.Row(r), dy.Row(r))
 				mul(a, gate.Row(r), ones)
-				back(dg.Row(r), du.Row(r), dy.Row(r), gate.Row(r), up.Row(r), a)
+				back(dg.Row(r), dy.Row(r), gate.Row(r), up.Row(r), a)
 			}
 		})
 	})

@@ -30,10 +30,10 @@ type Weights interface {
 // nothing. Gradients pass straight through.
 type Rounding struct {
 	// Rounds says whether the inputs of matrix w of the graph are rounded;
-	// Input then rounds a row in place, as the runtime's QuantizeA8 does. Both
-	// or neither are nil.
+	// Input then writes the rounded row, as the runtime's QuantizeA8 rounds it,
+	// to dst. Both or neither are nil.
 	Rounds func(w int) bool
-	Input  func(row []float32)
+	Input  func(dst, row []float32)
 	// Cached rounds one head's key or value in place; nil: not.
 	Cached func(v []float32)
 }
