@@ -4,4 +4,4 @@
 set -eu
 cd "$(dirname "$0")/.."
 bench/peer/install.sh >/dev/null
-go test ./internal/pipeline -run 'TestPeer' -count=1 -v | sed -n 's/^ *peer_test.go:[0-9]*: //p'
+go test ./internal/pipeline -run 'TestPeer' -count=1 -v | sed -n 's/^ *peer_test.go:[0-9]*: //p; s/^ *q2k_test.go:[0-9]*: //p'

@@ -309,3 +309,17 @@ func comparePeerTensor(t *testing.T, f *File, name string, tensors []Tensor) {
 		t.Errorf("%s of type %s has other bytes than llama.cpp's", name, e.typ.name)
 	}
 }
+
+// One matrix with more columns than the metadata say does not load, whatever
+// they hold: widths can be padded for a whole model only.
+func TestPaddedMatrixInPeer(t *testing.T) {
+	o := findPeer(t)
+	kvs, tensors := randomModel(t, tinyArch("llama"), F32)
+	i := slices.IndexFunc(tensors, func(w Tensor) bool { return w.Name == "blk.0.ffn_down.weight" })
+	rows, cols := tensors[i].Shape[0], tensors[i].Shape[1]
+	tensors[i].Shape = []int{rows, cols + 32}
+	tensors[i].Read = floats(make([]float32, rows*(cols+32)))
+	if _, err := o.Logits(t.Context(), writeModel(t, kvs, tensors), []int{1, 40}); err == nil {
+		t.Error("llama.cpp loads a matrix of another width")
+	}
+}

@@ -308,7 +308,7 @@ func (p *packedWriter) check(dir string) (err error) {
 			for k := range x {
 				d := math.Abs(float64(x[k]) - float64(y[k]))
 				if !(d <= bound*most+bound*0x1p-14) {
-					return formats.Corrupt("", w.Name, -1, "element %d is %g, wanted %g", off+k, y[k], x[k])
+					return formats.Corrupt("model.safetensors", w.Name, -1, "element %d is %g, wanted %g", off+k, y[k], x[k])
 				}
 				p.report.MaxError = max(p.report.MaxError, d)
 				p.report.Exact = p.report.Exact && d == 0

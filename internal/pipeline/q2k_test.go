@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"math"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -239,4 +240,28 @@ func TestPeerQ2K(t *testing.T) {
 			t.Errorf("%+v: NLL %.4f, llama.cpp's %.4f", opts, ours, theirs)
 		}
 	}
+	theirOwnQ2K(t, o, source, windows)
+}
+
+// theirOwnQ2K logs what llama.cpp's quantizer makes of the same checkpoint: its
+// 2-bit mixture, with whatever it falls back to.
+func theirOwnQ2K(t *testing.T, o *pipeline.Opened, source string, windows [][]int32) {
+	t.Helper()
+	float, _ := exported(t, open(t, source), pipeline.ExportOptions{Type: "bf16"})
+	out := filepath.Join(t.TempDir(), "q2_k.gguf")
+	if _, err := llamaCpp(t).Quantize(t.Context(), float, out, "q2_k"); err != nil {
+		t.Fatal(err)
+	}
+	counts := map[string]int{}
+	for _, x := range openGGUF(t, out).Tensors() {
+		counts[x.Type]++
+	}
+	st, err := os.Stat(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, reference, _ := nlls(t, o, float, windows)
+	_, theirs, n := nlls(t, o, out, windows)
+	t.Logf("llama.cpp's own q2_k of the checkpoint: %d bytes, %.2f bpw, %v: NLL of %d tokens %.4f; in bf16 %.4f",
+		st.Size(), 8*float64(st.Size())/float64(o.Model().Parameters()), counts, n, theirs, reference)
 }
