@@ -98,7 +98,7 @@ func (b *build) runHeal(path, state string, values healed) (err error) {
 		*report.Train, err = qat.Train(b.ctx, qat.Run{
 			Teacher: teacher, Student: student, Formats: floats(student.Graph), Scales: calibrate.RTN{Kernel: b.kernel}.Scales,
 			Seqs: seqs, Config: *s.Heal, Kernel: b.kernel, Pool: pool, State: state, Every: stateEvery,
-			Scratch: b.cfg.Env.CacheDir, Log: b.log, Progress: b.trainProgress,
+			Scratch: b.cfg.Env.CacheDir, Log: b.log, Progress: b.training("heal"),
 		}, qat.Sink{Rows: values.rows, Vector: values.vector})
 	}
 	if err != nil {

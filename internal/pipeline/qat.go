@@ -61,7 +61,7 @@ func (b *build) train(path, state string) (err error) {
 		Teacher: b.source.Checkpoint.Model, Student: b.model, Formats: b.formats, KV8: exec.KVFormat(b.recipe.KV) == exec.KV8,
 		Scales: qat.Scales(b.scales()), Grid: b.grid(), Seqs: seqs, Config: b.recipe.QAT.Config,
 		Kernel: b.kernel, Pool: pool, State: state, Every: stateEvery, Scratch: b.cfg.Env.CacheDir, Log: b.log,
-		Progress: b.trainProgress,
+		Progress: b.training("qat"),
 	}, b.sink(f))
 	if err != nil {
 		return err
@@ -95,10 +95,13 @@ func (b *build) examples(fields Fields) ([][]int32, error) {
 	return seqs, nil
 }
 
-func (b *build) trainProgress(p qat.Progress) {
-	b.cfg.Progress("qat", int64(p.Step), int64(p.Steps))
-	if p.Step%stateEvery == 0 || p.Step == p.Steps {
-		b.log.Info("training", "phase", p.Phase, "step", p.Step, "of", p.Steps, "loss", fmt.Sprintf("%.4f", p.Loss), "tokens/s", int(p.Rate()), "left", p.TimeLeft())
+// training reports the progress of a stage that trains.
+func (b *build) training(stage string) func(qat.Progress) {
+	return func(p qat.Progress) {
+		b.cfg.Progress(stage, int64(p.Step), int64(p.Steps))
+		if p.Step%stateEvery == 0 || p.Step == p.Steps {
+			b.log.Info("training", "phase", p.Phase, "step", p.Step, "of", p.Steps, "loss", fmt.Sprintf("%.4f", p.Loss), "tokens/s", int(p.Rate()), "left", p.TimeLeft())
+		}
 	}
 }
 
