@@ -17,13 +17,19 @@ import (
 // ever, and then encoding must fail and not hang.
 const (
 	maxRegexLen  = 1 << 14
-	regexTimeout = 2 * time.Second  // one match
+	regexTimeout = 2 * time.Second  // one match, in a text of up to longText bytes
 	regexBudget  = 10 * time.Second // all matches in one text, plus the next
-	regexPerByte = 10 * time.Microsecond
+	regexPerByte = 100 * time.Microsecond
+
+	// One match may span a long text, and an honest one must not fail because
+	// the machine is slow or busy.
+	longText    = 64 << 10
+	longTimeout = 2 * time.Minute
 )
 
-// matcherRegex finds the successive matches of a compiled regex.
-type matcherRegex struct{ re *regexp2.Regexp }
+// matcherRegex finds the successive matches of a compiled regex: the same one
+// twice, since its limit of time is part of it.
+type matcherRegex struct{ re, long *regexp2.Regexp }
 
 // compileRegex translates and compiles an Oniguruma regex.
 func compileRegex(src string) (*matcherRegex, error) {
@@ -34,20 +40,32 @@ func compileRegex(src string) (*matcherRegex, error) {
 	if err != nil {
 		return nil, err
 	}
-	// In Ruby ^ and $ always stand for line starts and ends.
-	re, err := regexp2.Compile(p, regexp2.Multiline)
-	if err != nil {
-		return nil, fmt.Errorf("%w: regex %q: %v", ErrUnsupported, src, err)
+	compile := func(limit time.Duration) (*regexp2.Regexp, error) {
+		// In Ruby ^ and $ always stand for line starts and ends.
+		re, err := regexp2.Compile(p, regexp2.Multiline)
+		if err != nil {
+			return nil, fmt.Errorf("%w: regex %q: %v", ErrUnsupported, src, err)
+		}
+		re.MatchTimeout = limit
+		return re, nil
 	}
-	re.MatchTimeout = regexTimeout
-	return &matcherRegex{re}, nil
+	re, err := compile(regexTimeout)
+	if err != nil {
+		return nil, err
+	}
+	long, err := compile(longTimeout)
+	return &matcherRegex{re, long}, err
 }
 
 // each calls f with the byte range of every match in s, in order.
 func (m *matcherRegex) each(s string, f func(start, end int)) error {
 	deadline := time.Now().Add(regexBudget + time.Duration(len(s))*regexPerByte)
+	re := m.re
+	if len(s) > longText {
+		re = m.long
+	}
 	runes := []rune(s)
-	match, err := m.re.FindRunesMatch(runes)
+	match, err := re.FindRunesMatch(runes)
 	at, pos := 0, 0 // byte and character position, which move on together
 	advance := func(to int) int {
 		for ; pos < to; pos++ {
@@ -61,10 +79,11 @@ func (m *matcherRegex) each(s string, f func(start, end int)) error {
 		if n%64 == 63 && time.Now().After(deadline) {
 			return fmt.Errorf("%w: regex took more than %v on %d bytes", ErrUnsupported, regexBudget, len(s))
 		}
-		match, err = m.re.FindNextMatch(match)
+		match, err = re.FindNextMatch(match)
 	}
 	if err != nil {
-		return fmt.Errorf("%w: regex on %d bytes: %v", ErrUnsupported, len(s), err)
+		// The library's own text quotes the whole input.
+		return fmt.Errorf("%w: regex did not come to an end within %v on %d bytes", ErrUnsupported, re.MatchTimeout, len(s))
 	}
 	return nil
 }
