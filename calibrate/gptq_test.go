@@ -280,7 +280,6 @@ func TestInverseFactor(t *testing.T) {
 // A Hessian whose rounding made it indefinite is damped until it factors.
 func TestDampingEscalates(t *testing.T) {
 	env := testEnv(t, 1)
-	const K = 3
 	h := []float64{1, 2, 0, 2, 1, 0, 0, 0, 1} // eigenvalues 3, 1, -1
 	_, damp, err := inverseFactor(env.Pool, h, []int{0, 1, 2}, DefaultDamp)
 	if err != nil || math.Abs(damp-10) > 1e-9 {

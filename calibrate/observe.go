@@ -65,7 +65,6 @@ type accumulator struct {
 	panels  []byte    // [K/16][n 16] float32: X as panels, 16 columns a panel
 	cols    []float32 // [K n]: X transposed
 	part    []float32 // [K P*16] of X^T X
-	lag     int       // columns of the residual stream; 0: not compared
 	beside  [2]*beside
 }
 

@@ -182,7 +182,7 @@ func collect(t testing.TB, env Env, m *model.Model, seqs Sequences, cfg Config) 
 func sameInput(t *testing.T, a, b *Input) {
 	t.Helper()
 	if a == nil || b == nil || a.Label != b.Label || a.Tokens != b.Tokens || !slices.Equal(a.Mean, b.Mean) || !slices.Equal(a.Square, b.Square) || !slices.Equal(a.Max, b.Max) || !slices.Equal(a.H, b.H) {
-		t.Fatalf("statistics differ: %+v\n%+v", a, b)
+		t.Fatalf("statistics differ: %v and %v", brief(a), brief(b))
 	}
 }
 
@@ -384,4 +384,52 @@ func TestHessianAgainstLoop(t *testing.T) {
 
 func matOf(x []float32, R, C int) *tensor.Mat {
 	return &tensor.Mat{R: R, C: C, Stride: C, X: x}
+}
+
+// The first input of the model, by hand: normed embedding rows, each token
+// counted once although three matrices read it.
+func TestObserveFirstInput(t *testing.T) {
+	m := load(t, tiny)
+	env := testEnv(t, 1)
+	seqs := randomSequences(5, m.Vocab, 30, 12)
+	p, err := exec.LoadParams(m, 30)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Observe(context.Background(), env, m.Graph, p, exec.KVF32, seqs, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	D, v := m.Hidden, m.Values.(memory)
+	want := make([]float64, D)
+	for _, q := range seqs {
+		for _, id := range q {
+			row, norm := v[m.Embed][int(id)*D:][:D], 0.0
+			for _, x := range row {
+				norm += float64(x) * float64(x) / float64(D)
+			}
+			for k, x := range row {
+				y := float64(x) / math.Sqrt(norm+float64(m.NormEps)) * float64(v[m.Blocks[0].AttnNorm][k])
+				want[k] += y * y / float64(seqs.Tokens())
+			}
+		}
+	}
+	in := got["blk.0.attn_in"]
+	for k := range D {
+		if math.Abs(in.Square[k]-want[k]) > 1e-5*want[k] {
+			t.Fatalf("column %d: E[x^2] is %g, wanted %g", k, in.Square[k], want[k])
+		}
+	}
+	for label, in := range got {
+		if in.Tokens != seqs.Tokens() {
+			t.Errorf("%s: %d tokens, wanted %d", label, in.Tokens, seqs.Tokens())
+		}
+	}
+}
+
+func brief(in *Input) string {
+	if in == nil {
+		return "none"
+	}
+	return fmt.Sprintf("%s: %d tokens, first E[x^2] %g", in.Label, in.Tokens, in.Square[0])
 }

@@ -82,8 +82,8 @@ func partBytes(g *model.Graph, p Part, f quant.Format) int64 {
 	return n
 }
 
-// DefaultSensitivityTokens is how many tokens Measure needs for an order of
-// roles that more do not change: docs/experiments.md ("Where the bits go").
+// DefaultSensitivityTokens is how many tokens Measure is usually given:
+// docs/experiments.md ("Where the bits go").
 const DefaultSensitivityTokens = 512
 
 // Measure rounds each part of a model alone to each of the formats with the
