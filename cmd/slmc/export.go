@@ -40,7 +40,7 @@ func exportCommand() *cli.Command {
 			dryRunFlag(), jsonFlag(),
 		}, sourceFlags()),
 		Action: runExport,
-	}, "slmc export assistant.slmb -o assistant.gguf\n   slmc export assistant.slmb -o assistant-mlx --type mlx\n   slmc export assistant.slmb -o assistant.gguf --type q2_k --pad\n   slmc export assistant.slmb -o assistant.gguf --type q8_0 --fallback f16", "SOURCE_OR_BUNDLE")
+	}, "slmc export assistant.slmb -o assistant.gguf\nslmc export assistant.slmb -o assistant-mlx --type mlx\nslmc export assistant.slmb -o assistant.gguf --type q2_k --pad\nslmc export assistant.slmb -o assistant.gguf --type q8_0 --fallback f16", "SOURCE_OR_BUNDLE")
 }
 
 func runExport(c *cli.Context) error {

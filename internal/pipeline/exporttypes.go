@@ -146,7 +146,7 @@ func (e *export) asked(i int, t gguf.Type) (chosen, error) {
 	case why == "":
 		return chosen{typ: t, carry: true}, nil
 	case !e.opts.Requantize:
-		return chosen{}, e.refuse(w, "%s holds its %s weights no more exactly than by rounding them again: %s; --requantize does that and tells the error, --type auto finds a type that holds them",
+		return chosen{}, e.refuse(w, "%s does not hold its %s weights exactly: %s; --requantize rounds them and tells the error, --type auto finds a type that holds them",
 			t, f.Name(), why)
 	}
 	_, two := f.(quant.W2)

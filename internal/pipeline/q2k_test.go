@@ -14,6 +14,7 @@ import (
 	"slmc/internal/kernel"
 	"slmc/internal/pipeline"
 	"slmc/model"
+	"slmc/qat"
 	slmrt "slmc/runtime"
 )
 
@@ -21,22 +22,27 @@ import (
 // but in its FFNs.
 func wide(t testing.TB, hidden, ffn int) string {
 	t.Helper()
+	dir := filepath.Join(t.TempDir(), "wide")
+	convertWide(t, dir, hidden, ffn, 96)
+	return dir
+}
+
+func convertWide(t testing.TB, dir string, hidden, ffn, vocab int) {
+	t.Helper()
 	num := func(n int) json.Number { b, _ := json.Marshal(n); return json.Number(b) }
 	g, err := model.Build(model.NewConfig("config.json", map[string]any{
 		"model_type": "llama", "architectures": []any{"LlamaForCausalLM"}, "torch_dtype": "float32", "hidden_size": num(hidden),
 		"num_hidden_layers": num(2), "intermediate_size": num(ffn), "num_attention_heads": num(4), "num_key_value_heads": num(4),
-		"head_dim": num(hidden / 4), "vocab_size": num(96), "max_position_embeddings": num(64), "rms_norm_eps": json.Number("1e-05"),
+		"head_dim": num(hidden / 4), "vocab_size": num(vocab), "max_position_embeddings": num(64), "rms_norm_eps": json.Number("1e-05"),
 		"rope_theta": json.Number("10000.0"), "hidden_act": "silu", "tie_word_embeddings": true,
 	}))
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := filepath.Join(t.TempDir(), "wide")
 	m := &model.Model{Graph: g, Values: randomValues{g}}
 	if _, err := pipeline.ConvertHF(t.Context(), &pipeline.Opened{Path: "test", Checkpoint: &convert.Checkpoint{Model: m}}, dir, pipeline.HFOptions{}, quiet, nil); err != nil {
 		t.Fatal(err)
 	}
-	return dir
 }
 
 // built makes a bundle for a target.
@@ -68,8 +74,9 @@ func typesOf(r pipeline.ExportReport) map[string]int {
 // A bundle that was built for it is held by Q2_K to the last bit, with FFNs
 // widened by zeros; another is refused, or rounded when that is asked for.
 func TestExportQ2K(t *testing.T) {
-	for _, weights := range []string{"w2g32", "w2", "w2g128"} {
-		o, err := built(t, wide(t, 256, 704), weights, "gguf-q2k")
+	source := wide(t, 256, 704)
+	for _, weights := range []string{"w2g32", "w2g128", "w2"} {
+		o, err := built(t, source, weights, "gguf-q2k")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -83,6 +90,9 @@ func TestExportQ2K(t *testing.T) {
 		}
 		if got := open(t, path).Model().Blocks[1].FFN; got != 768 {
 			t.Errorf("FFNs of %d", got)
+		}
+		if weights != "w2" {
+			continue
 		}
 		_, r = exported(t, o, pipeline.ExportOptions{Type: "auto"})
 		if n := typesOf(r); !r.Exact || n["Q2_K"] != 12 || n["Q4_0"] != 3 {
@@ -264,4 +274,49 @@ func theirOwnQ2K(t *testing.T, o *pipeline.Opened, source string, windows [][]in
 	_, theirs, n := nlls(t, o, out, windows)
 	t.Logf("llama.cpp's own q2_k of the checkpoint: %d bytes, %.2f bpw, %v: NLL of %d tokens %.4f; in bf16 %.4f",
 		st.Size(), 8*float64(st.Size())/float64(o.Model().Parameters()), counts, n, theirs, reference)
+}
+
+// Training keeps to the target: what comes out of it is held by Q2_K too.
+func TestTrainedForQ2K(t *testing.T) {
+	dir := wideVocab(t)
+	examples := filepath.Join(t.TempDir(), "text.txt")
+	if err := os.WriteFile(examples, []byte(strings.Repeat("what is the weather in paris tomorrow? set a timer for nine minutes. ", 8)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	recipe, err := pipeline.DefaultRecipe("w2", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	recipe.Target, recipe.Context, recipe.Golden = "gguf-q2k", 32, pipeline.Golden{Prompts: 1, PromptTokens: 4, Greedy: 2}
+	recipe.QAT = &pipeline.Training{Config: qat.DefaultConfig()}
+	recipe.QAT.Epochs, recipe.QAT.BatchTokens, recipe.QAT.Warmup, recipe.QAT.ScaleLR = 1, 64, 1, 0.02
+	out := filepath.Join(t.TempDir(), "model.slmb")
+	cfg := pipeline.Config{Source: dir, Output: out, Recipe: recipe, CalibrateFile: examples, Env: pipeline.Env{CacheDir: t.TempDir()}}
+	if _, err := pipeline.Build(t.Context(), cfg, quiet); err != nil {
+		t.Fatal(err)
+	}
+	_, r := exported(t, open(t, out), pipeline.ExportOptions{Type: "q2_k"})
+	if n := typesOf(r); !r.Exact || n["Q2_K"] != 14 {
+		t.Errorf("%v, off by %g", n, r.MaxError)
+	}
+	recipe.QAT, recipe.Calibrate = nil, &pipeline.Calibration{Algorithm: "gptq"}
+	cfg.Recipe = recipe
+	if _, err := pipeline.Build(t.Context(), cfg, quiet); !errors.Is(err, pipeline.ErrUsage) || !strings.Contains(err.Error(), "not by calibration") {
+		t.Errorf("with calibration: %v", err)
+	}
+}
+
+// wideVocab is wide with the vocabulary and tokenizer of assistant-tiny.
+func wideVocab(t *testing.T) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "wide")
+	convertWide(t, dir, 256, 256, 2048)
+	data, err := os.ReadFile(testdata("assistant-tiny", "tokenizer.json"))
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "tokenizer.json"), data, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
