@@ -17,7 +17,7 @@ import (
 
 // Versions of the stages of this file.
 const (
-	calibrateVersion = 1
+	calibrateVersion = 2
 	allocateVersion  = 1
 )
 
@@ -27,15 +27,19 @@ type Calibration struct {
 	Algorithm string `json:"algorithm" yaml:"algorithm"` // a name of calibrate.Algorithms
 	// MaxTokens is how many tokens of the examples are used, whole sequences,
 	// from the start; 0: all.
-	MaxTokens int    `json:"max_tokens" yaml:"max_tokens"`
-	SHA256    string `json:"sha256" yaml:"sha256"` // of the file of examples
-	Fields    Fields `json:"fields" yaml:"fields"`
+	MaxTokens int `json:"max_tokens" yaml:"max_tokens"`
+	// Compensate rounds each matrix towards what does best on the quantized
+	// inputs that it will really meet.
+	Compensate bool `json:"compensate" yaml:"compensate"`
+
+	SHA256 string `json:"sha256" yaml:"sha256"` // of the file of examples
+	Fields Fields `json:"fields" yaml:"fields"`
 }
 
-// DefaultCalibration is GPTQ with refined codes on 32,768 tokens
-// (docs/experiments.md, "The ladder of calibration").
+// DefaultCalibration is what came out best at 2 bits in docs/experiments.md,
+// "The ladder of calibration".
 func DefaultCalibration() Calibration {
-	return Calibration{Algorithm: "gptq-refined", MaxTokens: 32768}
+	return Calibration{Algorithm: "gptq-refined", Compensate: true, MaxTokens: calibrate.DefaultTokens}
 }
 
 // Budget asks for number formats by part of the model, chosen so that the
@@ -94,7 +98,7 @@ func (b *build) calibrate(path string) (err error) {
 		return err
 	}
 	report, err := calibrate.Run(b.ctx, calibrate.Env{Kernel: b.kernel, Pool: pool}, b.model, firstTokens(seqs, c.MaxTokens), calibrate.Config{
-		Formats: b.formats, Algorithm: a, KV: exec.KVFormat(b.recipe.KV),
+		Formats: b.formats, Algorithm: a, Compensate: c.Compensate && a.Needs() == calibrate.Hessian, KV: exec.KVFormat(b.recipe.KV),
 		Emit: func(i int, m exec.Matrix) error {
 			_, err := f.WriteAt(m.Panels, b.plan.Stored[i].Offset)
 			return err
