@@ -33,22 +33,29 @@ type Opened struct {
 	text       Text // of a checkpoint
 }
 
-// IsBundle reports whether the file at path starts as a bundle does.
+// IsBundle reports whether the file at path starts as a bundle does, or is
+// named like one: its reader says what is wrong with it.
 func IsBundle(path string) (bool, error) {
-	f, err := os.Open(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return filepath.Ext(path) == ".slmb", nil // the reader says what is wrong
+	if filepath.Ext(path) == ".slmb" {
+		return true, nil
+	}
+	st, err := os.Stat(path)
+	if errors.Is(err, os.ErrNotExist) || err == nil && !st.Mode().IsRegular() {
+		return false, nil // nothing, a folder, or a pipe, of which an open may wait for ever
 	}
 	if err != nil {
 		return false, err
 	}
-	defer f.Close()
+	f, err := os.Open(path)
+	if err != nil {
+		return false, err
+	}
 	head := make([]byte, len(magic))
 	n, err := io.ReadFull(f, head)
-	if err != nil && n == 0 && filepath.Ext(path) != ".slmb" {
-		return false, nil // a folder, or an empty file of another kind
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		err = nil
 	}
-	return string(head[:n]) == magic || filepath.Ext(path) == ".slmb", nil
+	return string(head[:n]) == magic, errors.Join(err, f.Close())
 }
 
 // Open opens the checkpoint or the bundle at path.
