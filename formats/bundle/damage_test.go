@@ -171,6 +171,9 @@ func TestOpenOther(t *testing.T) {
 	if _, err := Open("no such file", Options{}); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("nothing: %v", err)
 	}
+	if err := Unpack(t.Context(), t.TempDir(), "out.slmb", Options{}, nil); !errors.Is(err, formats.ErrUnsupported) {
+		t.Errorf("unpacking a folder: %v", err)
+	}
 }
 
 // TestCutWhileMapped cuts the file under the mapping and reads on, from two

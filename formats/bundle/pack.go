@@ -83,7 +83,7 @@ func (b *Bundle) pack(ctx context.Context, dst io.Writer, progress func(done, to
 // claims, is ErrCorrupt. The bundle is fully checked before dst appears.
 // progress, which may be nil, gets bytes of dst written and in all.
 func Unpack(ctx context.Context, src, dst string, o Options, progress func(done, total int64)) error {
-	in, err := os.Open(src)
+	in, err := openRegular(src)
 	if err != nil {
 		return err
 	}

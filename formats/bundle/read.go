@@ -44,14 +44,7 @@ type Bundle struct {
 // graph allow. The contents of sections and the padding between them are left
 // to Check.
 func Open(path string, o Options) (*Bundle, error) {
-	st, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	if !st.Mode().IsRegular() {
-		return nil, formats.Unsupported(path, "", -1, "not a regular file (%s)", st.Mode().Type())
-	}
-	f, err := os.Open(path)
+	f, err := openRegular(path)
 	if err != nil {
 		return nil, err
 	}
@@ -60,6 +53,18 @@ func Open(path string, o Options) (*Bundle, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	return b, nil
+}
+
+// openRegular refuses folders, and pipes, whose opening may wait for ever.
+func openRegular(path string) (*os.File, error) {
+	st, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !st.Mode().IsRegular() {
+		return nil, formats.Unsupported(path, "", -1, "not a regular file (%s)", st.Mode().Type())
+	}
+	return os.Open(path)
 }
 
 func openFile(f *os.File, o Options) (*Bundle, error) {
