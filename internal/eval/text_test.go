@@ -96,7 +96,9 @@ func logProbs(z []float32) []float64 {
 
 func argMax(z []float32) int { return slices.Index(z, slices.Max(z)) }
 
-func near(got, want, tolerance float64) bool { return math.Abs(got-want) <= tolerance*(1+math.Abs(want)) }
+func near(got, want, tolerance float64) bool {
+	return math.Abs(got-want) <= tolerance*(1+math.Abs(want))
+}
 
 // Score agrees with the formulas computed in float64, for a vocabulary so large
 // that windows are scored in parts too.
