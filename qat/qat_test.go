@@ -432,3 +432,44 @@ func TestGrid(t *testing.T) {
 		t.Errorf("%d rows, %v", seen, err)
 	}
 }
+
+// BenchmarkBlock is one step of block-wise training on the shape of a block of
+// MobileLLM-125M, over sequences of these lengths.
+func BenchmarkBlock(b *testing.B) {
+	for _, length := range []int{256, 2048} {
+		b.Run(fmt.Sprint(length), func(b *testing.B) {
+			m := llama(1, 576, 9, 3, 64, 1536, 64)
+			m.Graph.Context = 2048
+			seqs := make([][]int32, 4096/length)
+			for i := range seqs {
+				seqs[i] = make([]int32, length)
+			}
+			r := newRun(b, m, seqs, 1)
+			r.Config.Blocks = BlockConfig{1, 4096, 1e-4, 1e-4}
+			u, err := newTeacher(&r, length)
+			if err != nil {
+				b.Fatal(err)
+			}
+			s := newStudent(m, r.Formats, r.Scales)
+			t := newBlockTrainer(&r, s, u, length, 0)
+			if t.sx, err = newStream(r.Seqs, 576, "", 1<<30); err != nil {
+				b.Fatal(err)
+			}
+			if err := t.embed(); err != nil {
+				b.Fatal(err)
+			}
+			for _, i := range blockWeights(m.Graph, 0, 1) {
+				if err := s.load(i, false); err != nil {
+					b.Fatal(err)
+				}
+				s.all[i].wake()
+			}
+			for b.Loop() {
+				if _, err := t.gradients(t.all[0], [2]int{0, 1}, 1); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(t.tokens(t.all[0])*b.N)/b.Elapsed().Seconds(), "tokens/s")
+		})
+	}
+}

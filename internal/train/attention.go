@@ -82,11 +82,12 @@ type attention struct {
 }
 
 // work is a goroutine's scratch space: the rows of one head of a sequence,
-// [n E] each, and squares [n n].
+// [n E] each, and squares [n n]: the gradients of the scores, and one turned
+// around.
 type work struct {
 	E            int
 	q, k, v, do  []float32
-	p, ds        []float32
+	ds, turned   []float32
 	line, capped []float32
 	sum          []float32 // [E]
 }
@@ -155,33 +156,38 @@ func (a *attention) backward(w *work, s, head int) {
 	row, n := a.starts[s], a.t.seqs[s]
 	kc := head / (b.Heads / b.KVHeads) * E
 	w.fit(n)
-	w.p, w.ds = grow(w.p, n*n), grow(w.ds, n*n)
+	w.ds, w.turned = grow(w.ds, n*n), grow(w.turned, n*n)
+	probs := a.probs[a.squares[s]+head*n*n:][:n*n]
 	gather(w.k, a.k, row, n, kc, E)
 	gather(w.v, a.v, row, n, kc, E)
 	gather(w.q, a.q, row, n, head*E, E)
 	gather(w.do, a.dy, row, n, head*E, E)
 	for i := range n {
 		at := a.first(i)
-		p, ds := a.probs[a.squares[s]+(head*n+i)*n+at:][:i+1-at], w.line[:i+1-at]
-		a.scores(w, ds, p, i, at)
-		dq := a.dq.Row(row + i)[head*E:][:E]
-		f.MixF32(dq, ds, w.k[at*E:(i+1)*E])
-		scale(dq, b.AttnScale)
-		for j, x := range p {
-			w.p[(at+j)*n+i], w.ds[(at+j)*n+i] = x, float32(b.AttnScale*ds[j])
-		}
+		ds := w.ds[i*n+at : i*n+i+1]
+		a.scores(w, ds, probs[i*n+at:i*n+i+1], i, at)
+		f.MixF32(a.dq.Row(row + i)[head*E:][:E], ds, w.k[at*E:(i+1)*E])
+	}
+	a.mix(w, probs, w.do, a.dv, row, n, kc)
+	a.mix(w, w.ds, w.q, a.dk, row, n, kc)
+}
+
+// mix adds, for each of n positions, the sum of the rows of x [n E] of all
+// queries that see it, weighted by their square [n n], to dst.
+func (a *attention) mix(w *work, square, x []float32, dst *tensor.Mat, row, n, col int) {
+	const tile = 16
+	for j := 0; j < n; j += tile {
+		transposeTiles(w.turned, square, n, n, j, j, min(j+tile, n))
 	}
 	for j := range n {
 		end := a.last(j, n) + 1
-		f.MixF32(w.sum, w.p[j*n+j:j*n+end], w.do[j*E:end*E])
-		f.Add(a.dv.Row(row + j)[kc:kc+E], w.sum)
-		f.MixF32(w.sum, w.ds[j*n+j:j*n+end], w.q[j*E:end*E])
-		f.Add(a.dk.Row(row + j)[kc:kc+E], w.sum)
+		a.t.f.MixF32(w.sum, w.turned[j*n+j:j*n+end], x[j*w.E:end*w.E])
+		a.t.f.Add(dst.Row(row + j)[col:col+w.E], w.sum)
 	}
 }
 
-// scores writes the gradients ds of query i's scores, whose softmax is p, for
-// the positions from at on.
+// scores writes the gradients ds of query i's dots with the keys from position
+// at on, where p is the softmax of its scores.
 func (a *attention) scores(w *work, ds, p []float32, i, at int) {
 	f, E := a.t.f, w.E
 	f.ScoresF32(ds, w.do[i*E:(i+1)*E], w.v[at*E:(i+1)*E], 1)
@@ -190,7 +196,7 @@ func (a *attention) scores(w *work, ds, p []float32, i, at int) {
 		mean += float64(x) * float64(ds[j])
 	}
 	for j, x := range p {
-		ds[j] = float32(x * float32(ds[j]-float32(mean)))
+		ds[j] = float32(a.b.AttnScale * float32(x*float32(ds[j]-float32(mean))))
 	}
 	if c := a.b.AttnCap; c != 0 {
 		z := w.capped[:len(p)]

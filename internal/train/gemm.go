@@ -91,7 +91,7 @@ func packPanel(panel, b []float32, n0, N, K int, trans bool) {
 	}
 	switch {
 	case trans && n == kernel.Rows:
-		transposeTiles(panel, b[n0*K:], kernel.Rows, K, 0, K)
+		transposeTiles(panel, b[n0*K:], kernel.Rows, K, 0, 0, K)
 	case trans:
 		for j := range n {
 			for k, v := range b[(n0+j)*K:][:K] {
@@ -113,17 +113,17 @@ func packPanel(panel, b []float32, n0, N, K int, trans bool) {
 func transpose(dst, x []float32, R, C int, split Split) {
 	const tile = 64
 	split((C+tile-1)/tile, 1+(1<<13)/(R*tile), func(lo, hi int) {
-		transposeTiles(dst, x, R, C, lo*tile, min(hi*tile, C))
+		transposeTiles(dst, x, R, C, 0, lo*tile, min(hi*tile, C))
 	})
 }
 
-// transposeTiles writes the columns [c0, c1) of x [R C] as rows of dst [C R], 16
-// columns of 8 rows at a time: as many cache lines of either as fit where their
-// strides are powers of two.
-func transposeTiles(dst, x []float32, R, C, c0, c1 int) {
+// transposeTiles writes the columns [c0, c1) of the rows from r0 on of x [R C]
+// as rows of dst [C R], 16 columns of 8 rows at a time: as many cache lines of
+// either as fit where their strides are powers of two.
+func transposeTiles(dst, x []float32, R, C, r0, c0, c1 int) {
 	c := c0
 	for ; c+16 <= c1; c += 16 {
-		r := 0
+		r := r0
 		for ; r+8 <= R; r += 8 {
 			at := x[r*C+c:]
 			a, b, d, e := (*[16]float32)(at), (*[16]float32)(at[C:]), (*[16]float32)(at[2*C:]), (*[16]float32)(at[3*C:])
@@ -137,7 +137,7 @@ func transposeTiles(dst, x []float32, R, C, c0, c1 int) {
 		}
 		transposeRest(dst, x, R, C, r, c, c+16)
 	}
-	transposeRest(dst, x, R, C, 0, c, c1)
+	transposeRest(dst, x, R, C, r0, c, c1)
 }
 
 // transposeRest is transposeTiles from row r0 on, element by element.
