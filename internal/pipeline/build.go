@@ -111,7 +111,7 @@ func Build(ctx context.Context, cfg Config, log *slog.Logger) (_ Report, err err
 	}
 	defer func() { err = errors.Join(err, b.close()) }()
 	if cfg.Bare {
-		err = b.timed("write", func() error { return b.write(b.stream(), nil) })
+		err = b.timed("write", b.streamed)
 	} else {
 		err = b.cached()
 	}
@@ -335,17 +335,17 @@ func (b *build) stage(name, key string, make func(path string) error) (string, e
 	return path, err
 }
 
-// stream gives the weights one by one as they are packed, without a file
-// between.
-func (b *build) stream() func(i int, dst io.Writer) error {
-	var r *io.PipeReader
+// streamed writes the bundle from the weights as they are packed, without a
+// file between.
+func (b *build) streamed() error {
+	r, w := io.Pipe()
+	packed := make(chan struct{})
+	go func() {
+		defer close(packed)
+		w.CloseWithError(b.writeWeights(w))
+	}()
 	at := int64(0)
-	return func(i int, dst io.Writer) error {
-		if r == nil {
-			var w *io.PipeWriter
-			r, w = io.Pipe()
-			go func() { w.CloseWithError(b.writeWeights(w)) }()
-		}
+	err := b.write(func(i int, dst io.Writer) error {
 		s := b.plan.Stored[i]
 		if _, err := io.CopyN(io.Discard, r, s.Offset-at); err != nil {
 			return err
@@ -354,7 +354,12 @@ func (b *build) stream() func(i int, dst io.Writer) error {
 		buf := make([]byte, min(s.Bytes, 1<<20))
 		_, err := io.CopyBuffer(onlyWriter{dst}, io.LimitReader(r, s.Bytes), buf)
 		return err
-	}
+	}, nil)
+	// When the bundle can't be written, the packer waits for a reader and
+	// holds the source.
+	err = errors.Join(err, r.Close())
+	<-packed
+	return err
 }
 
 // onlyWriter hides a ReadFrom that would choose its own buffer.
