@@ -66,7 +66,7 @@ func quantizeCommand() *cli.Command {
 		Name:  "quantize",
 		Usage: "make a bundle quickly, without golden vectors",
 		Description: "Streams the weights from the checkpoint into the bundle: little memory, no cache, no\n" +
-			"golden vectors, so only verify --quick can check it. Use build for what you ship.",
+			"golden vectors: verify can check its digests, not replay it. Use build for what you ship.",
 		Flags:  buildFlags("w8"),
 		Action: runQuantize,
 	}, "slmc quantize testdata/assistant-tiny -o assistant.slmb --weights w4", "SOURCE")

@@ -48,6 +48,9 @@ func verifyCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
+			if v.Golden == 0 && !o.Quick {
+				return printf(c, "ok  %s  no golden vectors to replay: build makes them, quantize does not\n", v.Digest)
+			}
 			if v.LogitsDigest == "" {
 				return printf(c, "ok  %s\n", v.Digest)
 			}
