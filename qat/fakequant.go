@@ -30,6 +30,10 @@ import (
 // Scales chooses the scales that training starts from: one a group of row.
 type Scales func(dst []tensor.Half, f quant.Format, row []float32) error
 
+// Start gives a row of weight i as calibration has rounded it: the values that
+// its codes stand for, and its scales.
+type Start func(i, row int, values []float32, scales []tensor.Half) error
+
 // Grid gives the scales of a row as they may be stored, where not every float16
 // may: dst and scales have one for each group. Gradients pass straight through
 // it.
@@ -144,6 +148,7 @@ type student struct {
 	m       *model.Model
 	formats []quant.Format
 	scales  Scales
+	begin   Start // nil: codes follow from the first scales
 	all     []*latent
 }
 
@@ -180,7 +185,12 @@ func (s *student) load(i int, empty bool) (err error) {
 	if l.format == nil {
 		return nil
 	}
-	if err := l.start(s.scales); err != nil {
+	if s.begin != nil {
+		err = l.startAt(func(row int, values []float32, scales []tensor.Half) error { return s.begin(i, row, values, scales) })
+	} else {
+		err = l.start(s.scales)
+	}
+	if err != nil {
 		return fmt.Errorf("%s: %w", s.m.Weights[i].Name, err)
 	}
 	return nil
@@ -206,6 +216,32 @@ func (l *latent) start(scales Scales) error {
 		}
 		for g, h := range half {
 			l.scales[r*l.groups+g] = h.Float32()
+		}
+	}
+	return nil
+}
+
+// startAt begins with codes and scales that were calibrated: a weight that rounds
+// to its code stays, the others move to the middle of what does.
+func (l *latent) startAt(row func(row int, values []float32, scales []tensor.Half) error) error {
+	l.scales = make([]float32, l.rows*l.groups)
+	half, values, levels := make([]tensor.Half, l.groups), make([]float32, l.cols), make([]float32, l.cols)
+	G := l.format.Group()
+	for r := range l.rows {
+		if err := row(r, values, half); err != nil {
+			return fmt.Errorf("row %d: %w", r, err)
+		}
+		w := l.w[r*l.cols : (r+1)*l.cols]
+		for g, h := range half {
+			s := h.Float32()
+			l.scales[r*l.groups+g] = s
+			a, b := g*G, min((g+1)*G, l.cols)
+			l.format.RoundLevels(levels[a:b], w[a:b], h)
+			for i := a; i < b; i++ {
+				if float32(levels[i]*s) != values[i] {
+					w[i] = values[i]
+				}
+			}
 		}
 	}
 	return nil

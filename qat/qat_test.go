@@ -433,43 +433,47 @@ func TestGrid(t *testing.T) {
 	}
 }
 
-// BenchmarkBlock is one step of block-wise training on the shape of a block of
-// MobileLLM-125M, over sequences of these lengths.
+// BenchmarkBlock is the gradients of one sequence in block-wise training, on
+// the shapes of a block of MobileLLM-125M and 350M. bench/qat.md has figures.
 func BenchmarkBlock(b *testing.B) {
-	for _, length := range []int{256, 2048} {
-		b.Run(fmt.Sprint(length), func(b *testing.B) {
-			m := llama(1, 576, 9, 3, 64, 1536, 64)
-			m.Graph.Context = 2048
-			seqs := make([][]int32, 4096/length)
-			for i := range seqs {
-				seqs[i] = make([]int32, length)
-			}
-			r := newRun(b, m, seqs, 1)
-			r.Config.Blocks = BlockConfig{1, 4096, 1e-4, 1e-4}
-			u, err := newTeacher(&r, length)
-			if err != nil {
-				b.Fatal(err)
-			}
-			s := newStudent(m, r.Formats, r.Scales)
-			t := newBlockTrainer(&r, s, u, length, 0)
-			if t.sx, err = newStream(r.Seqs, 576, "", 1<<30); err != nil {
-				b.Fatal(err)
-			}
-			if err := t.embed(); err != nil {
-				b.Fatal(err)
-			}
-			for _, i := range blockWeights(m.Graph, 0, 1) {
-				if err := s.load(i, false); err != nil {
-					b.Fatal(err)
-				}
-				s.all[i].wake()
-			}
-			for b.Loop() {
-				if _, err := t.gradients(t.all[0], [2]int{0, 1}, 1); err != nil {
-					b.Fatal(err)
-				}
-			}
-			b.ReportMetric(float64(t.tokens(t.all[0])*b.N)/b.Elapsed().Seconds(), "tokens/s")
-		})
+	for _, shape := range []struct {
+		name    string
+		D, H, F int
+	}{{"125m", 576, 9, 1536}, {"350m", 960, 15, 2560}} {
+		for _, length := range []int{256, 2048} {
+			b.Run(fmt.Sprintf("%s/%d", shape.name, length), func(b *testing.B) {
+				m := llama(1, shape.D, shape.H, shape.H/3, 64, shape.F, 64)
+				m.Graph.Context = length
+				benchBlock(b, newRun(b, m, [][]int32{make([]int32, length)}, 1))
+			})
+		}
 	}
+}
+
+func benchBlock(b *testing.B, r Run) {
+	r.Config.Blocks = BlockConfig{1, 4096, 1e-4, 1e-4}
+	u, err := newTeacher(&r, len(r.Seqs[0]))
+	if err != nil {
+		b.Fatal(err)
+	}
+	s := newStudent(r.Student, r.Formats, r.Scales)
+	t := newBlockTrainer(&r, s, u, len(r.Seqs[0]), 0)
+	if t.sx, err = newStream(r.Seqs, r.Student.Hidden, "", 1<<30); err != nil {
+		b.Fatal(err)
+	}
+	if err := t.embed(); err != nil {
+		b.Fatal(err)
+	}
+	for _, i := range blockWeights(r.Student.Graph, 0, 1) {
+		if err := s.load(i, false); err != nil {
+			b.Fatal(err)
+		}
+		s.all[i].wake()
+	}
+	for b.Loop() {
+		if _, err := t.gradients(t.all[0], [2]int{0, 1}, 1); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(len(r.Seqs[0])*b.N)/b.Elapsed().Seconds(), "tokens/s")
 }

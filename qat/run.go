@@ -90,6 +90,7 @@ type Run struct {
 	Formats []quant.Format // of each weight of the student
 	KV8     bool           // the cache is rounded to 8 bits
 	Scales  Scales         // first scales
+	Start   Start          // first codes and scales, in place of Scales; nil: of those
 	Grid    Grid           // what scales may be; nil: any float16
 	Seqs    [][]int32      // each at most the context long
 	Config  Config
@@ -158,6 +159,7 @@ func Train(ctx context.Context, r Run, sink Sink) (Report, error) {
 		return Report{}, err
 	}
 	s := newStudent(r.Student, r.Formats, r.Scales)
+	s.begin = r.Start
 	for _, l := range s.all {
 		l.grid = r.Grid
 	}

@@ -9,12 +9,14 @@ import (
 
 	"slmc/convert"
 	"slmc/internal/exec"
+	"slmc/internal/kernel"
 	"slmc/qat"
 	slmrt "slmc/runtime"
+	"slmc/tensor"
 )
 
 // qatVersion is the version of the qat stage.
-const qatVersion = 2
+const qatVersion = 3
 
 // stateEvery is the number of steps between two states of a training run.
 const stateEvery = 25
@@ -38,14 +40,49 @@ func (b *build) trained() (string, error) {
 		QAT     *Training
 		Share   *Sharing `json:",omitempty"`
 		Target  string   `json:",omitempty"`
-	}{b.digests, b.recipe.Formats, b.recipe.KV, b.recipe.QAT, b.recipe.Share, b.recipe.Target})
+		// What training starts from.
+		Calibrate *Calibration `json:",omitempty"`
+	}{b.digests, b.recipe.Formats, b.recipe.KV, b.recipe.QAT, b.recipe.Share, b.recipe.Target, b.recipe.Calibrate})
 	if err != nil {
 		return "", err
 	}
 	return b.stage("qat", key, func(path string) error { return b.train(path, b.cache.Path(key+".state")) })
 }
 
+// starts gives the codes and scales of the calibrate stage, which training
+// starts from where the recipe has one; nil where it has not.
+func (b *build) starts() (start qat.Start, unmap func() error, err error) {
+	if b.recipe.Calibrate == nil {
+		return nil, func() error { return nil }, nil
+	}
+	path, err := b.calibrated()
+	if err != nil {
+		return nil, nil, err
+	}
+	packed, unmap, err := mapFile(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	if int64(len(packed)) < b.plan.Bytes {
+		return nil, nil, errors.Join(fmt.Errorf("cache: %s has %d bytes, wanted at least %d", path, len(packed), b.plan.Bytes), unmap())
+	}
+	return func(i, row int, values []float32, scales []tensor.Half) error {
+		s, cols := b.plan.Stored[i], len(values)
+		size := s.Format.PanelBytes(cols)
+		form := make([]byte, s.Format.RowBytes(cols))
+		s.Format.Unpack(form, packed[s.Offset+int64(row/kernel.Rows*size):][:size], row%kernel.Rows, cols)
+		s.Format.Decode(values, form)
+		rowScales(scales, s.Format, form)
+		return nil
+	}, unmap, nil
+}
+
 func (b *build) train(path, state string) (err error) {
+	start, unmap, err := b.starts()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unmap()) }()
 	seqs, err := b.examples(b.recipe.QAT.Fields)
 	if err != nil {
 		return err
@@ -59,7 +96,7 @@ func (b *build) train(path, state string) (err error) {
 	defer pool.Close()
 	report, err := qat.Train(b.ctx, qat.Run{
 		Teacher: b.source.Checkpoint.Model, Student: b.model, Formats: b.formats, KV8: exec.KVFormat(b.recipe.KV) == exec.KV8,
-		Scales: qat.Scales(b.scales()), Grid: b.grid(), Seqs: seqs, Config: b.recipe.QAT.Config,
+		Scales: qat.Scales(b.scales()), Start: start, Grid: b.grid(), Seqs: seqs, Config: b.recipe.QAT.Config,
 		Kernel: b.kernel, Pool: pool, State: state, Every: stateEvery, Scratch: b.cfg.Env.CacheDir, Log: b.log,
 		Progress: b.training("qat"),
 	}, b.sink(f))
