@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"math"
 	"math/rand/v2"
+	"path/filepath"
 	"testing"
 
 	"slmc/tensor"
@@ -50,5 +52,33 @@ func TestStart(t *testing.T) {
 	}
 	if given == 0 || given != len(forms) {
 		t.Errorf("%d rows were given, started from %d", given, len(forms))
+	}
+}
+
+// A run that diverges after a while gives the best state it had, and says why
+// it stopped.
+func TestDivergenceKeepsTheBest(t *testing.T) {
+	m := llama(1, 32, 2, 1, 16, 48, 40)
+	r := newRun(t, m, sequences(400, 20, 40), 1)
+	r.State, r.Every = filepath.Join(t.TempDir(), "state"), 5
+	r.Config.Epochs, r.Config.Warmup, r.Config.LR, r.Config.ScaleLR, r.Config.Clip = 4, 400, 20, 20, 1e9
+	lowest := math.Inf(1)
+	var losses []float64
+	r.Progress = func(p Progress) {
+		losses = append(losses, p.Loss)
+		if p.Step >= lossWindow && p.Step%r.Every == 0 {
+			lowest = min(lowest, mean(losses[p.Step-lossWindow:]))
+		}
+	}
+	var out bytes.Buffer
+	rep, err := Train(context.Background(), r, collect(&out))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rep.Stopped == "" || rep.Steps == 0 || rep.Steps%r.Every != 0 || out.Len() == 0 {
+		t.Errorf("report is %+v with %d bytes: want the reason and the best state", rep, out.Len())
+	}
+	if math.Abs(rep.LastLoss-lowest) > 1e-12 {
+		t.Errorf("kept a mean loss of %g, the best was %g", rep.LastLoss, lowest)
 	}
 }
