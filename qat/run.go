@@ -52,7 +52,7 @@ type BlockConfig struct {
 // DefaultConfig is what docs/experiments.md, "End-to-end training", arrives at
 // for models of a few million parameters.
 func DefaultConfig() Config {
-	return Config{Epochs: 4, BatchTokens: 3072, LR: 1e-3, ScaleLR: 2e-4, Warmup: 30, LastLR: 0.02, Clip: 1, Seed: 1}
+	return Config{Epochs: 2, BatchTokens: 1536, LR: 1e-3, ScaleLR: 2e-4, Warmup: 30, LastLR: 0.02, Clip: 1, Seed: 1}
 }
 
 // check reports a setting outside its range.
