@@ -28,6 +28,24 @@ type Matrix struct {
 	Rows, K int
 	W       []float32 // [Rows K], row-major, finite; read only
 	Input   *Input    // what multiplies the matrix; may be nil for an algorithm that needs nothing
+	Grid    Grid      // nil: every float16 is a scale
+}
+
+// Grid sets dst to the scales nearest to the given ones, those of a row's groups
+// in the format f, that a target's form holds. dst and scales have one element a
+// group.
+type Grid func(dst []tensor.Half, f quant.Format, scales []float32)
+
+// constrain moves the scales of a row to the grid.
+func (m Matrix) constrain(scales []tensor.Half) {
+	if m.Grid == nil || m.Format.Group() == 0 {
+		return
+	}
+	wanted := make([]float32, len(scales))
+	for g, s := range scales {
+		wanted[g] = s.Float32()
+	}
+	m.Grid(scales, m.Format, wanted)
 }
 
 // Algorithm chooses the codes and scales of a matrix.
@@ -77,6 +95,7 @@ func (m Matrix) eachRow(ctx context.Context, p *exec.Pool, scratch func() func(d
 		for r := lo; r < hi && ctx.Err() == nil; r++ {
 			row := m.W[r*m.K : (r+1)*m.K]
 			if errs[r] = choose(scales, row); errs[r] == nil {
+				m.constrain(scales)
 				_, errs[r] = m.Format.Encode(out[r*size:r*size:(r+1)*size], row, scales)
 			}
 		}

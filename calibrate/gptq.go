@@ -110,7 +110,7 @@ type solver struct {
 
 func (a GPTQ) prepare(p *exec.Pool, m Matrix) (*solver, error) {
 	K, h := m.K, m.Input.H
-	s := &solver{k: a.Kernel, m: m, grid: gridOf(m.Format), block: a.block, static: a.ActOrder}
+	s := &solver{k: a.Kernel, m: m, grid: gridOf(m.Format), block: a.block, static: a.ActOrder || m.Grid != nil}
 	if s.block == 0 {
 		s.block = lazyColumns
 	}
@@ -228,6 +228,7 @@ func (t *tile) start(w []float32, r int) error {
 		}
 		t.scales[r*t.groups()+g] = s
 	}
+	t.m.constrain(t.scales[r*t.groups():][:t.groups()])
 	return nil
 }
 

@@ -16,7 +16,7 @@ const DefaultRefine = 4
 // moves to the level of least L with all others fixed, then every group's scale
 // to the float16 nearest to its best. Each step is taken only if L falls, so L
 // never rises; unlike GPTQ, early columns get to answer to late ones, and scales
-// are fitted to the codes they ended with.
+// are fitted to the codes they ended with, unless a Grid ties them together.
 //
 //	code k by t levels:   dL = -2 t s g_k + (t s)^2 A_kk        with g = A d
 //	scale of group G by t: dL = -2 t l.g + t^2 l^T A_GG l
@@ -72,7 +72,10 @@ func (t *refining) run(w, levels []float32, scales []tensor.Half) {
 		g, l, s := t.g[r*ld:][:K], levels[r*K:(r+1)*K], scales[r*groups:(r+1)*groups]
 		for range t.rounds {
 			moved := t.codes(g, l, s)
-			if !t.scales(g, l, s) && !moved {
+			if t.m.Grid == nil && t.scales(g, l, s) {
+				moved = true
+			}
+			if !moved {
 				break
 			}
 		}

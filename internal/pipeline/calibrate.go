@@ -70,7 +70,8 @@ func (b *build) calibrated() (string, error) {
 		Context   int
 		Calibrate *Calibration
 		Share     *Sharing `json:",omitempty"`
-	}{b.digests, b.recipe.Formats, b.recipe.KV, b.recipe.Context, b.recipe.Calibrate, b.recipe.Share})
+		Target    string   `json:",omitempty"`
+	}{b.digests, b.recipe.Formats, b.recipe.KV, b.recipe.Context, b.recipe.Calibrate, b.recipe.Share, b.recipe.Target})
 	if err != nil {
 		return "", err
 	}
@@ -98,7 +99,7 @@ func (b *build) calibrate(path string) (err error) {
 		return err
 	}
 	report, err := calibrate.Run(b.ctx, calibrate.Env{Kernel: b.kernel, Pool: pool}, b.model, firstTokens(seqs, c.MaxTokens), calibrate.Config{
-		Formats: b.formats, Algorithm: a, Compensate: c.Compensate && a.Needs() == calibrate.Hessian, KV: exec.KVFormat(b.recipe.KV),
+		Formats: b.formats, Algorithm: a, Compensate: c.Compensate && a.Needs() == calibrate.Hessian, KV: exec.KVFormat(b.recipe.KV), Grid: calibrate.Grid(b.grid()),
 		Emit: func(i int, m exec.Matrix) error {
 			_, err := f.WriteAt(m.Panels, b.plan.Stored[i].Offset)
 			return err

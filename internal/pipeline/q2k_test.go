@@ -276,33 +276,45 @@ func theirOwnQ2K(t *testing.T, o *pipeline.Opened, source string, windows [][]in
 		st.Size(), 8*float64(st.Size())/float64(o.Model().Parameters()), counts, n, theirs, reference)
 }
 
-// Training keeps to the target: what comes out of it is held by Q2_K too.
-func TestTrainedForQ2K(t *testing.T) {
+// Calibration and training keep to the target: what comes out of them is held by
+// Q2_K too.
+func TestMadeForQ2K(t *testing.T) {
 	dir := wideVocab(t)
 	examples := filepath.Join(t.TempDir(), "text.txt")
 	if err := os.WriteFile(examples, []byte(strings.Repeat("what is the weather in paris tomorrow? set a timer for nine minutes. ", 8)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	recipe, err := pipeline.DefaultRecipe("w2", "")
-	if err != nil {
-		t.Fatal(err)
+	training := &pipeline.Training{Config: qat.DefaultConfig()}
+	training.Epochs, training.BatchTokens, training.Warmup, training.ScaleLR = 1, 64, 1, 0.02
+	gentle := *training // calibrated codes are near: large steps count as divergence
+	gentle.LR, gentle.ScaleLR = 1e-4, 1e-3
+	calibration := func(name string) *pipeline.Calibration {
+		return &pipeline.Calibration{Algorithm: name, Compensate: true, MaxTokens: 256}
 	}
-	recipe.Target, recipe.Context, recipe.Golden = "gguf-q2k", 32, pipeline.Golden{Prompts: 1, PromptTokens: 4, Greedy: 2}
-	recipe.QAT = &pipeline.Training{Config: qat.DefaultConfig()}
-	recipe.QAT.Epochs, recipe.QAT.BatchTokens, recipe.QAT.Warmup, recipe.QAT.ScaleLR = 1, 64, 1, 0.02
-	out := filepath.Join(t.TempDir(), "model.slmb")
-	cfg := pipeline.Config{Source: dir, Output: out, Recipe: recipe, CalibrateFile: examples, Env: pipeline.Env{CacheDir: t.TempDir()}}
-	if _, err := pipeline.Build(t.Context(), cfg, quiet); err != nil {
-		t.Fatal(err)
-	}
-	_, r := exported(t, open(t, out), pipeline.ExportOptions{Type: "q2_k"})
-	if n := typesOf(r); !r.Exact || n["Q2_K"] != 14 {
-		t.Errorf("%v, off by %g", n, r.MaxError)
-	}
-	recipe.QAT, recipe.Calibrate = nil, &pipeline.Calibration{Algorithm: "gptq"}
-	cfg.Recipe = recipe
-	if _, err := pipeline.Build(t.Context(), cfg, quiet); !errors.Is(err, pipeline.ErrUsage) || !strings.Contains(err.Error(), "not by calibration") {
-		t.Errorf("with calibration: %v", err)
+	for name, change := range map[string]func(*pipeline.Recipe){
+		"trained":      func(r *pipeline.Recipe) { r.QAT = training },
+		"imatrix":      func(r *pipeline.Recipe) { r.Calibrate = calibration("imatrix") },
+		"gptq":         func(r *pipeline.Recipe) { r.Calibrate = calibration("gptq") },
+		"gptq-refined": func(r *pipeline.Recipe) { r.Calibrate = calibration("gptq-refined") },
+		"both":         func(r *pipeline.Recipe) { r.Calibrate, r.QAT = calibration("gptq-refined"), &gentle },
+	} {
+		t.Run(name, func(t *testing.T) {
+			recipe, err := pipeline.DefaultRecipe("w2", "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			recipe.Target, recipe.Context, recipe.Golden = "gguf-q2k", 32, pipeline.Golden{Prompts: 1, PromptTokens: 4, Greedy: 2}
+			change(&recipe)
+			out := filepath.Join(t.TempDir(), "model.slmb")
+			cfg := pipeline.Config{Source: dir, Output: out, Recipe: recipe, CalibrateFile: examples, Env: pipeline.Env{CacheDir: t.TempDir()}}
+			if _, err := pipeline.Build(t.Context(), cfg, quiet); err != nil {
+				t.Fatal(err)
+			}
+			_, r := exported(t, open(t, out), pipeline.ExportOptions{Type: "q2_k"})
+			if n := typesOf(r); !r.Exact || n["Q2_K"] != 14 {
+				t.Errorf("%v, off by %g", n, r.MaxError)
+			}
+		})
 	}
 }
 

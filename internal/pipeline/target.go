@@ -29,8 +29,8 @@ func (r Recipe) checkTarget(g *model.Graph, f []quant.Format) error {
 	if !slices.Contains(Targets(), r.Target) {
 		return fmt.Errorf("%w: target %q: want one of %s", ErrUsage, r.Target, strings.Join(Targets(), ", "))
 	}
-	if r.Budget != nil || r.Calibrate != nil && r.QAT == nil {
-		return fmt.Errorf("%w: target %s: scales are kept to it by rounding to nearest and by training, not by calibration or a budget", ErrUsage, r.Target)
+	if r.Budget != nil {
+		return fmt.Errorf("%w: target %s: a budget chooses formats that it may not hold; name the formats in a recipe", ErrUsage, r.Target)
 	}
 	found := false
 	for i, w := range g.Weights {
