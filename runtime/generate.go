@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"slmc/internal/deferral"
 	"slmc/tokenizer"
 )
 
@@ -16,6 +17,7 @@ const (
 	StopString  = "stop"    // a stop string appeared
 	StopLength  = "length"  // MaxTokens were generated
 	StopContext = "context" // the session is full
+	StopHandoff = "handoff" // Request.OnReading took it away before it ended
 )
 
 // Request is what to generate.
@@ -24,6 +26,13 @@ type Request struct {
 	MaxTokens int      // 0: as many as fit
 	Stop      []string // end, and cut the text, where one of these appears
 	Sampling  Sampling
+	// OnReading, if it is not nil and the model has a router, is called with the
+	// router's reading at each checkpoint: after the prompt, after every
+	// deferral.MidEvery tokens, and at the end, when all text has been emitted.
+	// It returns true to hand the query off; before the end that stops the
+	// generation there. Readings are of the prompt fed by this request, not of
+	// what the session held before, and the certificate is for greedy answers.
+	OnReading func(deferral.Reading) bool
 }
 
 // Result is what was generated. Tokens counts the generated ids, the one that
@@ -34,6 +43,9 @@ type Result struct {
 	Tokens       int     `json:"tokens"`
 	Stop         string  `json:"stop"`
 	IDs          []int32 `json:"-"`
+	// Handoff says that OnReading returned true, at the last of Readings.
+	Handoff  bool               `json:"handoff,omitempty"`
+	Readings []deferral.Reading `json:"readings,omitempty"`
 }
 
 // Generate feeds the prompt and samples until something stops it. emit, which
@@ -53,9 +65,17 @@ func (s *Session) Generate(ctx context.Context, r Request, emit func(text string
 	out := newStopper(s.m.Tokenizer, r.Stop, emit)
 	sampler := NewSampler(r.Sampling)
 	seen := slices.Clone(r.Prompt)
+	d := s.startReader(r)
+	defer d.end()
 	z, err := s.Feed(ctx, r.Prompt)
+	res.Handoff = err == nil && d.read(deferral.Pre, false)
 	for err == nil {
+		if res.Handoff {
+			res.Stop = StopHandoff
+			break
+		}
 		id := sampler.Next(z, seen)
+		d.token(z, id)
 		res.IDs, seen = append(res.IDs, id), append(seen, id)
 		var stopped bool
 		stopped, err = out.push(id)
@@ -70,7 +90,12 @@ func (s *Session) Generate(ctx context.Context, r Request, emit func(text string
 		case s.Room() == 0:
 			res.Stop = StopContext
 		default:
-			z, err = s.Feed(ctx, seen[len(seen)-1:])
+			if len(res.IDs)%deferral.MidEvery == 0 {
+				res.Handoff = d.read(deferral.Mid, false)
+			}
+			if !res.Handoff {
+				z, err = s.Feed(ctx, seen[len(seen)-1:])
+			}
 			continue
 		}
 		break
@@ -80,6 +105,10 @@ func (s *Session) Generate(ctx context.Context, r Request, emit func(text string
 	}
 	res.Tokens = len(res.IDs)
 	res.Text, err = out.finish()
+	if err == nil && !res.Handoff {
+		res.Handoff = d.read(deferral.Post, res.Stop == StopToken)
+	}
+	res.Readings = d.readings()
 	return res, err
 }
 

@@ -11,9 +11,11 @@ import (
 	goruntime "runtime"
 	"slices"
 
+	"slmc/internal/deferral"
 	"slmc/internal/exec"
 	"slmc/internal/kernel"
 	"slmc/model"
+	"slmc/tensor"
 	"slmc/tokenizer"
 	"slmc/tokenizer/jinja"
 )
@@ -38,6 +40,7 @@ type Model struct {
 	Special   map[string]string    // bos_token and such, for the template
 	Context   int                  // most positions of a session
 	KV        exec.KVFormat        // cache format unless the session asks for another
+	router    *deferral.Router     // nil: the model does not defer
 	Mapped    int64                // bytes of the file that stay mapped, 0 for models in memory
 	// guard runs a function that touches mapped memory; nil: nothing is mapped.
 	guard func(func() error) error
@@ -128,6 +131,7 @@ type Session struct {
 	ops    *exec.Plain
 	pos    int
 	kernel string // the implementation that was chosen
+	see    func(block int, x *tensor.Mat)
 }
 
 // NewSession checks the memory contract, then allocates. A budget that is too
@@ -189,6 +193,10 @@ func (s *Session) forward(ctx context.Context, ids []int32, batch int, all bool,
 		return err
 	}
 	start := s.pos
+	ops := exec.Ops(s.ops)
+	if s.see != nil {
+		ops = tap{s.ops, s.see}
+	}
 	run := func() error {
 		for i := 0; i < len(ids); i += batch {
 			if err := ctx.Err(); err != nil {
@@ -202,7 +210,7 @@ func (s *Session) forward(ctx context.Context, ids []int32, batch int, all bool,
 					from-- // the last token's logits are the result
 				}
 			}
-			z, err := exec.Forward(s.m.Graph, s.ops, exec.Batch{IDs: part, Pos: s.pos}, from)
+			z, err := exec.Forward(s.m.Graph, ops, exec.Batch{IDs: part, Pos: s.pos}, from)
 			if err != nil {
 				return err
 			}
