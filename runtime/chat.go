@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"slmc/formats"
@@ -36,6 +37,19 @@ func Say(role, content string) jinja.Value { return jinja.Text(role, content) }
 // yields special tokens, so a message can't forge them; the template writes BOS
 // itself.
 func (m *Model) EncodeChat(c Chat) ([]int32, error) {
+	parts, err := m.segments(c)
+	if err != nil {
+		return nil, err
+	}
+	ids, err := m.Tokenizer.EncodeSegments(parts)
+	if err != nil {
+		return nil, fmt.Errorf("tokenize: %w", err)
+	}
+	return ids, nil
+}
+
+// segments renders the conversation.
+func (m *Model) segments(c Chat) ([]tokenizer.Segment, error) {
 	if m.Template == nil {
 		return nil, ErrNoTemplate
 	}
@@ -53,11 +67,29 @@ func (m *Model) EncodeChat(c Chat) ([]int32, error) {
 	for i, s := range segs {
 		parts[i] = tokenizer.Segment{Text: s.Text, Special: s.Trusted}
 	}
-	ids, err := m.Tokenizer.EncodeSegments(parts)
-	if err != nil {
-		return nil, fmt.Errorf("tokenize: %w", err)
+	return parts, nil
+}
+
+// EncodeBegun is EncodeChat for an answer that is begun already: its text, which
+// is data, follows the prompt for it, and is the last n of the ids.
+func (m *Model) EncodeBegun(c Chat, answer string) (ids []int32, n int, err error) {
+	c.Complete = false
+	prompt, err := m.EncodeChat(c)
+	if err != nil || answer == "" {
+		return prompt, 0, err
 	}
-	return ids, nil
+	segs, err := m.segments(c)
+	if err != nil {
+		return nil, 0, err
+	}
+	ids, err = m.Tokenizer.EncodeSegments(append(segs, tokenizer.Segment{Text: answer}))
+	if err != nil {
+		return nil, 0, fmt.Errorf("tokenize: %w", err)
+	}
+	if len(ids) < len(prompt) || !slices.Equal(ids[:len(prompt)], prompt) {
+		return nil, 0, fmt.Errorf("the template does not end its prompt with a token of its own: %w", ErrNoTemplate)
+	}
+	return ids, len(ids) - len(prompt), nil
 }
 
 // EncodeUser is EncodeChat for a single message of the user.

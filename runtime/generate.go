@@ -26,6 +26,10 @@ type Request struct {
 	MaxTokens int      // 0: as many as fit
 	Stop      []string // end, and cut the text, where one of these appears
 	Sampling  Sampling
+	// Begun is the number of ids at the end of Prompt whose text the answer goes
+	// on from. It isn't repeated, but it is no start of a text either, where
+	// tokenizers drop a blank.
+	Begun int
 	// OnReading, if it is not nil and the model has a router, is called with the
 	// router's reading at each checkpoint: after the prompt, after every
 	// deferral.MidEvery tokens, and at the end, when all text has been emitted.
@@ -62,7 +66,11 @@ func (s *Session) Generate(ctx context.Context, r Request, emit func(text string
 		emit = func(string) error { return nil }
 	}
 	res := Result{PromptTokens: len(r.Prompt)}
+	if r.Begun < 0 || r.Begun > len(r.Prompt) {
+		return Result{}, fmt.Errorf("%d ids of a prompt of %d are said to begin the answer", r.Begun, len(r.Prompt))
+	}
 	out := newStopper(s.m.Tokenizer, r.Stop, emit)
+	out.skip(r.Prompt[len(r.Prompt)-r.Begun:])
 	sampler := NewSampler(r.Sampling)
 	seen := slices.Clone(r.Prompt)
 	d := s.startReader(r)
@@ -104,7 +112,13 @@ func (s *Session) Generate(ctx context.Context, r Request, emit func(text string
 		return res, err
 	}
 	res.Tokens = len(res.IDs)
-	res.Text, err = out.finish()
+	if res.Handoff {
+		// Whoever goes on from the text gets what is certain: no half of a
+		// character, no beginning of a stop string.
+		res.Text = out.text.String()
+	} else {
+		res.Text, err = out.finish()
+	}
 	if err == nil && !res.Handoff {
 		res.Handoff = d.read(deferral.Post, res.Stop == StopToken)
 	}
@@ -128,6 +142,15 @@ func newStopper(t *tokenizer.Tokenizer, stop []string, emit func(string) error) 
 		s.stream = t.NewStream(true)
 	}
 	return s
+}
+
+// skip takes ids whose text is out already.
+func (s *stopper) skip(ids []int32) {
+	for _, id := range ids {
+		if s.stream != nil {
+			s.stream.Push(id)
+		}
+	}
 }
 
 // push adds a token and reports whether a stop string is complete.
