@@ -52,6 +52,9 @@ func printInspection(c *cli.Context, in pipeline.Inspection) error {
 	fmt.Fprintf(w, "architecture\t%s, %d layers, hidden %d, vocabulary %d, context %d\n", in.Architecture, in.Layers, in.Hidden, in.Vocab, in.Context)
 	fmt.Fprintf(w, "parameters\t%d\n", in.Parameters)
 	fmt.Fprintf(w, "size\t%s, %.3f bits per weight\n", megabytes(in.FileBytes), in.BPW)
+	for _, f := range in.Formats {
+		fmt.Fprintf(w, "  %s\t%s in %d weights\n", f.Format, megabytes(f.Bytes), f.Weights)
+	}
 	shared := ""
 	if in.ShareKV != "" {
 		shared = "; blocks read others': " + in.ShareKV

@@ -77,6 +77,8 @@ func checkpoint(t testing.TB, edit ...func([]safetensors.Tensor) []safetensors.T
 type work struct {
 	t           testing.TB
 	source, dir string
+	args        []string // beside source, output and cache
+	stages      []string // in the cache when all is done, sorted; nil: those of a build without examples
 	cmd         *exec.Cmd
 	stderr      bytes.Buffer
 	ended       chan error
@@ -84,6 +86,10 @@ type work struct {
 
 func (w *work) out() string   { return filepath.Join(w.dir, "out", "made.slmb") }
 func (w *work) cache() string { return filepath.Join(w.dir, "cache") }
+
+func (w *work) command() []string {
+	return append([]string{"build", w.source, "-o", w.out(), "--cache", w.cache()}, w.args...)
+}
 
 func newWork(t testing.TB, source string) *work {
 	t.Helper()
@@ -95,9 +101,9 @@ func newWork(t testing.TB, source string) *work {
 }
 
 // start runs the build in a process of its own.
-func (w *work) start() {
+func (w *work) start(more ...string) {
 	w.t.Helper()
-	w.cmd = exec.Command(program(w.t, "slmc"), "build", w.source, "-o", w.out(), "--cache", w.cache())
+	w.cmd = exec.Command(program(w.t, "slmc"), slices.Concat(w.command(), more)...)
 	w.cmd.Stderr = &w.stderr
 	if err := w.cmd.Start(); err != nil {
 		w.t.Fatal(err)
@@ -162,10 +168,10 @@ func (w *work) check(want []byte) (state string) {
 }
 
 // finish runs the build to its end and looks for what should not be there.
-func (w *work) finish(want []byte) {
+func (w *work) finish(bytesWanted []byte) {
 	w.t.Helper()
-	ok(w.t, "build", w.source, "-o", w.out(), "--cache", w.cache())
-	if !bytes.Equal(read(w.t, w.out()), want) {
+	ok(w.t, w.command()...)
+	if !bytes.Equal(read(w.t, w.out()), bytesWanted) {
 		w.t.Errorf("the resumed build has other bytes")
 	}
 	if got, want := w.names(filepath.Dir(w.out())), []string{"made.slmb", "made.slmb.recipe.yaml", "made.slmb.report.json"}; !slices.Equal(got, want) {
@@ -177,7 +183,11 @@ func (w *work) finish(want []byte) {
 		kind, _, _ := strings.Cut(n, "-")
 		kinds[i] = kind + filepath.Ext(n)
 	}
-	if want := []string{"golden", "golden.json", "lock", "pack", "pack.json"}; !slices.Equal(kinds, want) {
+	want := w.stages
+	if want == nil {
+		want = []string{"golden", "golden.json", "lock", "pack", "pack.json"}
+	}
+	if !slices.Equal(kinds, want) {
 		w.t.Errorf("the cache holds %v, wanted one file each of %v", cache, want)
 	}
 }
@@ -244,6 +254,61 @@ func TestKilledBuildResumes(t *testing.T) {
 		w.finish(want)
 	}
 	t.Logf("%d kills in builds of %v, %d came too late; left: %v", kills, whole, tooLate, states)
+}
+
+// Training that is killed ten times, each time going on from where it was, with
+// one thread or two, ends with the bytes of a run that nobody disturbed.
+func TestKilledTrainingResumes(t *testing.T) {
+	program(t, "slmc")
+	recipe := filepath.Join(t.TempDir(), "recipe.yaml")
+	if err := os.WriteFile(recipe, []byte("qat: {epochs: 4, batch_tokens: 64, warmup: 10}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	begin := func() *work {
+		w := newWork(t, filepath.Join(repo, "testdata/assistant-tiny"))
+		w.args = []string{"--weights", "w2", "--recipe", recipe, "--calibrate", filepath.Join(repo, "testdata/requests.jsonl")}
+		w.stages = []string{"golden", "golden.json", "lock", "qat", "qat.json"}
+		return w
+	}
+	undisturbed, started := begin(), time.Now()
+	undisturbed.start()
+	if err := <-undisturbed.ended; err != nil {
+		t.Fatalf("%v\n%s", err, &undisturbed.stderr)
+	}
+	whole := time.Since(started)
+	want := read(t, undisturbed.out())
+	undisturbed.finish(want)
+
+	r := rand.New(rand.NewPCG(10, 9))
+	w, resumed := begin(), 0
+	for kills, runs := 0, 0; kills < 10; runs++ {
+		if runs > 60 {
+			t.Fatalf("only %d of %d builds were at work when the kill came", kills, runs)
+		}
+		w.stderr.Reset()
+		w.start("--threads", []string{"1", "2"}[runs%2])
+		select {
+		case err := <-w.ended:
+			if err != nil {
+				t.Fatalf("%v\n%s", err, &w.stderr)
+			}
+			w.finish(want)
+			w = begin()
+			continue
+		case <-time.After(time.Duration((0.1 + 0.4*r.Float64()) * float64(whole))):
+		}
+		if w.kill() {
+			kills++
+		}
+		if strings.Contains(w.stderr.String(), "training goes on") {
+			resumed++
+		}
+	}
+	w.finish(want)
+	t.Logf("of ten killed runs %d had gone on from an earlier one's state", resumed)
+	if resumed == 0 {
+		t.Error("no run went on from an earlier one's state: nothing was tested")
+	}
 }
 
 // Ctrl-C ends a build with exit code 1 and leaves neither output nor parts.

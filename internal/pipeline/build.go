@@ -213,16 +213,33 @@ func (b *build) checkExamples() error {
 	if err != nil {
 		return err
 	}
-	if r.Share.examples() {
-		r.Share.SHA256 = sum // shareKV has made a copy
+	// A recipe that was resolved before names its examples.
+	tie := func(part string, named *string) error {
+		if *named != "" && *named != sum {
+			return fmt.Errorf("%w: the recipe's %s was made with examples of SHA-256 %s, %s has %s; give that file, or take the line sha256 out of the recipe",
+				ErrUsage, part, *named, b.cfg.CalibrateFile, sum)
+		}
+		*named = sum
+		return nil
+	}
+	if r.Share.examples() { // shareKV has made a copy
+		if err := tie("share", &r.Share.SHA256); err != nil {
+			return err
+		}
 	}
 	if r.QAT != nil {
 		t := *r.QAT
-		t.SHA256, r.QAT = sum, &t
+		r.QAT = &t
+		if err := tie("qat", &t.SHA256); err != nil {
+			return err
+		}
 	}
 	if r.Calibrate != nil {
 		c := *r.Calibrate
-		c.SHA256, r.Calibrate = sum, &c
+		r.Calibrate = &c
+		if err := tie("calibrate", &c.SHA256); err != nil {
+			return err
+		}
 		_, err = b.algorithm(c.Algorithm)
 	}
 	return err

@@ -30,6 +30,7 @@ type Inspection struct {
 	Digest          string        `json:"digest,omitempty"`
 	SignedBy        string        `json:"signed_by,omitempty"` // public key in hexadecimal
 	ToolVersion     string        `json:"tool_version,omitempty"`
+	Formats         []FormatBytes `json:"formats"` // number formats of the weights
 	Weights         []WeightInfo  `json:"weights,omitempty"`
 }
 
@@ -83,7 +84,9 @@ func (o *Opened) inspectBundle(in *Inspection) {
 		in.ChatTemplate = in.ChatTemplate || s.Name == "template"
 	}
 	for i, w := range m.Graph.Weights {
-		in.Weights = append(in.Weights, WeightInfo{w.Name, w.Role, w.Shape, m.Weights[i].Format, m.Weights[i].Bytes})
+		stored := m.Weights[i]
+		in.Weights = append(in.Weights, WeightInfo{w.Name, w.Role, w.Shape, stored.Format, stored.Bytes})
+		in.Formats = addFormat(in.Formats, stored.Format, stored.Bytes)
 	}
 }
 
@@ -101,6 +104,7 @@ func (o *Opened) inspectCheckpoint(in *Inspection) error {
 	var bytes int64
 	for _, t := range c.Types {
 		bytes += t.Bytes
+		in.Formats = append(in.Formats, FormatBytes{t.Type, t.Tensors, t.Bytes})
 	}
 	in.BPW = 8 * float64(bytes) / float64(in.Parameters)
 	switch {

@@ -47,7 +47,7 @@ func Preview(ctx context.Context, cfg Config, log *slog.Logger) (_ PreviewReport
 		RunMemory: memoryFormula(g, kv, b.recipe.Context).Peak(b.recipe.Context, slmrt.DefaultBatch),
 	}
 	for _, s := range b.plan.Stored {
-		p.add(s.Format.Name(), s.Bytes)
+		p.Formats = addFormat(p.Formats, s.Format.Name(), s.Bytes)
 	}
 	p.BuildMemory = b.plan.WorkBytes(max(1, cfg.Env.Threads))
 	if !cfg.Bare {
@@ -58,12 +58,13 @@ func Preview(ctx context.Context, cfg Config, log *slog.Logger) (_ PreviewReport
 	return p, err
 }
 
-func (p *PreviewReport) add(format string, bytes int64) {
-	for i := range p.Formats {
-		if f := &p.Formats[i]; f.Format == format {
+// addFormat counts a weight of bytes in format.
+func addFormat(to []FormatBytes, format string, bytes int64) []FormatBytes {
+	for i := range to {
+		if f := &to[i]; f.Format == format {
 			f.Weights, f.Bytes = f.Weights+1, f.Bytes+bytes
-			return
+			return to
 		}
 	}
-	p.Formats = append(p.Formats, FormatBytes{format, 1, bytes})
+	return append(to, FormatBytes{format, 1, bytes})
 }

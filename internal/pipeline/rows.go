@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"unicode/utf8"
 
 	"slmc/internal/eval"
 	slmrt "slmc/runtime"
@@ -22,11 +23,13 @@ type Fields struct {
 	Answer string `json:"answer,omitempty" yaml:"answer,omitempty"`
 }
 
-// Row is one example: a prompt with its answer, a whole chat, or plain text.
+// Row is one example: a prompt with its answer, a whole chat, tokens as they
+// are, or plain text.
 type Row struct {
 	Line           int
 	Prompt, Answer string
 	Messages       []jinja.Value // nil unless the row has messages
+	Tokens         []int32       // nil unless the row has tokens; Text then only says what they are
 	Text           string
 	Source         string // the row's "source", for figures by source
 }
@@ -45,6 +48,9 @@ func ReadRows(path string, fields Fields) ([]Row, error) {
 	if trimmed := bytes.TrimSpace(data); len(trimmed) == 0 {
 		return nil, fmt.Errorf("%w: %s is empty", ErrUsage, name)
 	} else if trimmed[0] != '{' {
+		if at := notText(data); at >= 0 {
+			return nil, fmt.Errorf("%w: %s is no text: byte %d is %#02x, not UTF-8; want text or JSONL", ErrUsage, name, at, data[at])
+		}
 		return []Row{{Line: 1, Text: string(data)}}, nil
 	}
 	var rows []Row
@@ -65,6 +71,18 @@ func ReadRows(path string, fields Fields) ([]Row, error) {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return rows, nil
+}
+
+// notText is the place of the first byte that no text has, -1 if there is none.
+func notText(data []byte) int {
+	for i := 0; i < len(data); {
+		r, n := utf8.DecodeRune(data[i:])
+		if r == 0 || r == utf8.RuneError && n == 1 {
+			return i
+		}
+		i += n
+	}
+	return -1
 }
 
 func parseRow(line []byte, fields Fields) (Row, error) {
@@ -98,13 +116,22 @@ func parseRow(line []byte, fields Fields) (Row, error) {
 	if fields == (Fields{}) && all["messages"] != nil {
 		return r, json.Unmarshal(all["messages"], &r.Messages)
 	}
+	if fields == (Fields{}) && all["tokens"] != nil {
+		if err := json.Unmarshal(all["tokens"], &r.Tokens); err != nil {
+			return r, fmt.Errorf("field %q: %w", "tokens", err)
+		}
+		if len(r.Tokens) == 0 {
+			return r, errors.New("has no tokens")
+		}
+		return r, nil
+	}
 	if fields == (Fields{}) && all["text"] != nil {
 		return r, json.Unmarshal(all["text"], &r.Text)
 	}
 	if fields != (Fields{}) {
 		return r, fmt.Errorf("has no fields %q and %q", fields.Prompt, fields.Answer)
 	}
-	return r, errors.New("has neither query and call, prompt and answer, messages nor text")
+	return r, errors.New("has neither query and call, prompt and answer, messages, tokens nor text")
 }
 
 // Sequences turns examples into token sequences of at most size tokens, as the
@@ -112,6 +139,19 @@ func parseRow(line []byte, fields Fields) (Row, error) {
 // windows that start with BOS. It also says how many were cut to size.
 func Sequences(m *slmrt.Model, rows []Row, size int) (seqs [][]int32, cut int, err error) {
 	for _, r := range rows {
+		if r.Tokens != nil {
+			for _, id := range r.Tokens {
+				if id < 0 || int(id) >= m.Graph.Vocab {
+					return nil, 0, fmt.Errorf("%w: line %d has token %d, the vocabulary %d tokens", ErrUsage, r.Line, id, m.Graph.Vocab)
+				}
+			}
+			ids := r.Tokens
+			if len(ids) > size {
+				ids, cut = ids[:size], cut+1
+			}
+			seqs = append(seqs, ids)
+			continue
+		}
 		if r.Text != "" {
 			if m.Tokenizer == nil {
 				return nil, 0, fmt.Errorf("%w: the model has no tokenizer", ErrUsage)
