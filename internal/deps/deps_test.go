@@ -26,7 +26,7 @@ var order = [][]string{
 	{"formats/bundle", "internal/exec", "internal/train"},
 	{"internal/eval", "internal/deferral"},
 	{"convert", "calibrate", "qat", "kvshare", "runtime"},
-	{"router_train"},
+	{"router_train", "internal/audit"},
 	{"internal/pipeline", "internal/serve", "internal/phone"},
 	{"cmd/slmc", "cmd/slmrt"},
 }
