@@ -97,8 +97,8 @@ func bind(ctx context.Context, op *opened, o Options) (*Checkpoint, error) {
 	return c, nil
 }
 
-// surplus checks the tensors that no weight took: a stored copy of a tied head
-// and known buffers may stay, others are refused.
+// surplus checks the tensors that no weight took: a stored copy of a tied head,
+// known buffers and what the graph does not read may stay, others are refused.
 func (c *Checkpoint) surplus(ctx context.Context, op *opened, left map[string]formats.TensorInfo) error {
 	g := c.Model.Graph
 	var unknown []formats.TensorInfo
@@ -107,7 +107,7 @@ func (c *Checkpoint) surplus(ctx context.Context, op *opened, left map[string]fo
 			continue
 		}
 		switch {
-		case isBuffer(t.Name):
+		case isBuffer(t.Name), slices.ContainsFunc(g.Unread, func(w model.Weight) bool { return op.names.name(w) == t.Name }):
 		case g.Tied() && t.Name == op.names.name(model.Weight{Name: "output.weight", Source: "lm_head.weight"}):
 			embed := op.names.name(g.Weights[g.Embed])
 			same, err := equal(ctx, op.src, t.Name, embed)

@@ -148,6 +148,14 @@ func TestBindAccepts(t *testing.T) {
 	if len(c.Ignored) != 2 || !c.Model.Tied() || c.Model.Index("output.weight") != model.None {
 		t.Errorf("ignored %v", c.Ignored)
 	}
+	// So are the takers' own keys and values, which some models store and none reads.
+	shared := tiny(t, "llama")
+	shared.config["num_kv_shared_layers"] = 1
+	c = open(t, shared.write(t), Options{})
+	last := len(c.Model.Blocks) - 1
+	if len(c.Ignored) != 2 || c.Model.Blocks[last].KVFrom != last-1 {
+		t.Errorf("ignored %v, the last block reads %d", c.Ignored, c.Model.Blocks[last].KVFrom)
+	}
 	f.config["my_note"] = "x"
 	dir := f.write(t)
 	if _, err := Open(t.Context(), dir, Options{}); !errors.Is(err, formats.ErrUnsupported) {

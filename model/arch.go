@@ -35,7 +35,8 @@ func Build(c *Config, ignore ...string) (*Graph, error) {
 	}
 	c.common()
 	g := arch.build(c)
-	c.Has(KVFromKey) // read below
+	c.Ignore(KVFromKey) // both are read below
+	c.Ignore(sharedLayersKey)
 	c.RefuseUnread(ignore)
 	if err := c.Err(); err != nil {
 		return nil, err

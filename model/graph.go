@@ -141,6 +141,9 @@ type Graph struct {
 	Ropes   []Rope   `json:"ropes"`
 	Blocks  []Block  `json:"blocks"`
 	Weights []Weight `json:"weights"`
+	// Unread are weights that a checkpoint of this config may hold although no
+	// block reads them.
+	Unread []Weight `json:"-"`
 }
 
 // Clone returns a deep copy, for stages that rewrite the graph.

@@ -145,12 +145,29 @@ func (g *Graph) eachIndex(f func(i *int)) {
 // The checkpoint has no key and value weights that only takers would use.
 const KVFromKey = "slmc_kv_from"
 
-// shareKV applies KVFromKey to the graph that the other keys describe.
+// sharedLayersKey is the published key of models that share from the start, as
+// Gemma 3n does (transformers, models/gemma3n): that many last blocks read the
+// last block before them that sees as far. Their checkpoints may hold the takers'
+// own key and value weights; nothing reads them.
+const sharedLayersKey = "num_kv_shared_layers"
+
+// shareKV applies KVFromKey or sharedLayersKey to the graph that the other keys
+// describe.
 func (c *Config) shareKV(g *Graph) *Graph {
-	from := map[int]int{}
-	list := c.IDs(KVFromKey)
-	if list != nil && len(list) != len(g.Blocks) {
+	key, from := KVFromKey, map[int]int{}
+	list, last := c.IDs(KVFromKey), 0
+	if n, ok := asInt(c.get(sharedLayersKey)); !ok || n != 0 {
+		last = c.IntOr(sharedLayersKey, 0, maxLayers)
+	}
+	switch {
+	case list != nil && last > 0:
+		c.Fail(formats.ErrUnsupported, KVFromKey, "stands beside %s: one of them is wanted", sharedLayersKey)
+		return g
+	case list != nil && len(list) != len(g.Blocks):
 		c.Fail(formats.ErrCorrupt, KVFromKey, "has %d entries, wanted %d", len(list), len(g.Blocks))
+		return g
+	case last >= len(g.Blocks):
+		c.Fail(formats.ErrCorrupt, sharedLayersKey, "is %d of %d blocks: none is left to give", last, len(g.Blocks))
 		return g
 	}
 	for i, j := range list {
@@ -158,13 +175,32 @@ func (c *Config) shareKV(g *Graph) *Graph {
 			from[i] = j
 		}
 	}
+	for first, i := len(g.Blocks)-last, len(g.Blocks)-last; i < len(g.Blocks); i++ {
+		key = sharedLayersKey
+		giver := first - 1
+		for giver >= 0 && g.Blocks[giver].Window != g.Blocks[i].Window {
+			giver--
+		}
+		if giver < 0 {
+			c.Fail(formats.ErrCorrupt, key, "can not be: block %d sees %s, no block before %d does", i, windowName(g.Blocks[i].Window), first)
+			return g
+		}
+		from[i] = giver
+	}
 	if len(from) == 0 {
 		return g
 	}
-	shared, _, err := g.ShareKV(from)
+	shared, kept, err := g.ShareKV(from)
 	if err != nil {
-		c.Fail(formats.ErrCorrupt, KVFromKey, "can not be: %v", err)
+		c.Fail(formats.ErrCorrupt, key, "can not be: %v", err)
 		return g
+	}
+	if key == sharedLayersKey {
+		for i, w := range g.Weights {
+			if !slices.Contains(kept, i) {
+				shared.Unread = append(shared.Unread, w)
+			}
+		}
 	}
 	return shared
 }

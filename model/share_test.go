@@ -62,3 +62,37 @@ func TestKVFromRefusals(t *testing.T) {
 		}
 	}
 }
+
+// num_kv_shared_layers lets the last blocks read the last one before them of their
+// window, as the plan gemma3n:N does, and knows which weights it leaves unread.
+func TestSharedLayersKey(t *testing.T) {
+	for _, kind := range []string{"llama", "gemma2"} { // gemma2: every other block is windowed
+		whole := mustBuild(t, text(t, base(kind)))
+		n := len(whole.Blocks)
+		want := map[int]int{}
+		for i := n - 2; i < n; i++ {
+			for want[i] = n - 3; whole.Blocks[want[i]].Window != whole.Blocks[i].Window; {
+				want[i]--
+			}
+		}
+		got := mustBuild(t, change(t, kind, sharedLayersKey, 2))
+		if !maps.Equal(got.KVMap(), want) || len(got.Weights)+len(got.Unread) != len(whole.Weights) {
+			t.Errorf("%s: %v with %d and %d weights of %d, want %v", kind, got.KVMap(), len(got.Weights), len(got.Unread), len(whole.Weights), want)
+		}
+		for _, w := range got.Unread {
+			if w.Role != RoleAttnK && w.Role != RoleAttnV && !strings.Contains(w.Name, "k_norm") {
+				t.Errorf("%s: %s is not read", kind, w.Name)
+			}
+		}
+		if g := mustBuild(t, change(t, kind, sharedLayersKey, 0)); len(g.KVMap()) != 0 || len(g.Unread) != 0 {
+			t.Errorf("%s: 0 shares %v", kind, g.KVMap())
+		}
+	}
+	if _, err := buildText(change(t, "llama", sharedLayersKey, 6)); !errors.Is(err, formats.ErrCorrupt) || !strings.Contains(err.Error(), "none is left to give") {
+		t.Errorf("error is %v", err)
+	}
+	// Only the last of six is a full block.
+	if _, err := buildText(change(t, "gemma3_text", sharedLayersKey, 2)); !errors.Is(err, formats.ErrCorrupt) || !strings.Contains(err.Error(), "block 5 sees all positions, no block before 4 does") {
+		t.Errorf("error is %v", err)
+	}
+}
