@@ -33,8 +33,14 @@ func (e *export) vocab() (kvs []gguf.KV, notes []string, err error) {
 		return nil, nil, err
 	}
 	e.report.Tokenizer = v.Model
-	if len(v.Tokens) > e.m.Vocab {
-		return nil, nil, formats.Corrupt(e.o.Path, "", -1, "the tokenizer has %d tokens, the model's embedding %d rows", len(v.Tokens), e.m.Vocab)
+	if rows := e.m.Vocab; len(v.Tokens) > rows {
+		// Added tokens that the model has no rows for, as Gemma 3's image token:
+		// opening the model has seen to it that there are no others.
+		notes = append(notes, fmt.Sprintf("tokens without a row of the embedding are left out: %s", strings.Join(v.Tokens[rows:], " ")))
+		v.Tokens, v.Types = v.Tokens[:rows], v.Types[:min(rows, len(v.Types))]
+		if v.Scores != nil {
+			v.Scores = v.Scores[:rows]
+		}
 	}
 	for id := len(v.Tokens); id < e.m.Vocab; id++ {
 		v.Tokens, v.Types = append(v.Tokens, tokenizer.PaddingToken(id)), append(v.Types, int32(gguf.TokenUnused))
@@ -153,7 +159,7 @@ func (e *export) checkTokenizer(f *gguf.File) error {
 	}
 	var chat strings.Builder
 	for i, a := range want.AddedTokens() {
-		if i < 8 {
+		if i < 8 && int(a.ID) < e.m.Vocab {
 			chat.WriteString(a.Content + "hello")
 		}
 	}

@@ -52,6 +52,13 @@ func TestTokensWithoutRows(t *testing.T) {
 	if err != nil || tok.VocabSize() != 2049 {
 		t.Fatalf("%v", err)
 	}
+	path, r := exported(t, o, pipeline.ExportOptions{Type: "f32"})
+	if !strings.Contains(strings.Join(r.Notes, "\n"), "left out: <image_soft_token>") {
+		t.Errorf("notes: %v", r.Notes)
+	}
+	if tok, err = open(t, path).Tokenizer(); err != nil || tok.VocabSize() != 2048 {
+		t.Errorf("the export's tokenizer: %v", err)
+	}
 	for want, edit := range map[string]func(map[string]any){
 		`template writes "<|user|"`: added("<|user|"),
 		"2049 tokens": func(tok map[string]any) {
