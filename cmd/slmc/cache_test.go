@@ -59,6 +59,46 @@ func TestCacheIsNotTrusted(t *testing.T) {
 	}
 }
 
+// What no build has used for a month goes; what one used yesterday stays, however
+// old it is.
+func TestCacheForgets(t *testing.T) {
+	dir := t.TempDir()
+	cache := filepath.Join(dir, "cache")
+	build := func() string {
+		return ok(t, "build", repo+"/testdata/assistant-tiny", "-o", filepath.Join(dir, "made.slmb"), "--cache", cache, "--json")
+	}
+	age := func(days int) {
+		entries, err := os.ReadDir(cache)
+		if err != nil {
+			t.Fatal(err)
+		}
+		then := time.Now().AddDate(0, 0, -days)
+		for _, e := range entries {
+			if err := os.Chtimes(filepath.Join(cache, e.Name()), then, then); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	build()
+	for range 2 {
+		age(20)
+		if got := build(); !strings.Contains(got, `"cached":["pack","golden"]`) {
+			t.Errorf("after 20 days: %s", got)
+		}
+	}
+	state := filepath.Join(cache, "qat-0123456789abcdef0123456789abcdef.state")
+	if err := os.WriteFile(state, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	age(40)
+	if got := build(); !strings.Contains(got, `"cached":[]`) {
+		t.Errorf("after 40 days: %s", got)
+	}
+	if _, err := os.Stat(state); err == nil {
+		t.Error("the state of an unfinished stage is still there after 40 days")
+	}
+}
+
 // The cache belongs to one build at a time, waiting can be ended, and a folder
 // with other things in it is left alone.
 func TestCacheFolder(t *testing.T) {

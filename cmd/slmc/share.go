@@ -15,7 +15,7 @@ func shareFlag() cli.Flag {
 }
 
 func healFlag() cli.Flag {
-	return &cli.Float64Flag{Name: "heal-epochs", DefaultText: "4 with --calibrate and without --qat, else 0", Usage: "pass over the examples `N` times to heal a shared model in float, before anything is rounded"}
+	return &cli.Float64Flag{Name: "heal-epochs", DefaultText: "2 with --calibrate and without --qat, else 0", Usage: "pass over the examples `N` times to heal a shared model in float, before anything is rounded"}
 }
 
 // withSharing adds what the flags say of sharing. A shared model is healed in

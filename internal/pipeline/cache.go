@@ -110,9 +110,14 @@ func (c *Cache) Close() { c.unlock() }
 var (
 	partName  = regexp.MustCompile(`^[a-z]+-[0-9a-f]{32}\.part$|^\.[a-z]+-[0-9a-f]{32}\.json\..*\.partial$`)
 	entryName = regexp.MustCompile(`^[a-z]+-[0-9a-f]{32}$`)
+	anyName   = regexp.MustCompile(`^[a-z]+-[0-9a-f]{32}(\.[a-z.]+)?$`)
 )
 
-// sweep removes what a killed build left.
+// keepUnused is how long what no build has used stays.
+const keepUnused = 30 * 24 * time.Hour
+
+// sweep removes what a killed build left, and what no build has used for long:
+// entries, their stamps, and the states of unfinished stages.
 func (c *Cache) sweep() error {
 	entries, err := os.ReadDir(c.dir)
 	if err != nil {
@@ -120,6 +125,12 @@ func (c *Cache) sweep() error {
 	}
 	for _, e := range entries {
 		path := filepath.Join(c.dir, e.Name())
+		if st, err := e.Info(); err == nil && anyName.MatchString(e.Name()) && time.Since(st.ModTime()) > keepUnused {
+			if err := ignoreMissing(os.Remove(path)); err != nil {
+				return fmt.Errorf("cache: %w", err)
+			}
+			continue
+		}
 		if entryName.MatchString(e.Name()) {
 			if _, err := os.Lstat(path + stampSuffix); err == nil {
 				continue
@@ -198,7 +209,8 @@ func (c *Cache) trusted(ctx context.Context, path string) (bool, error) {
 	if json.Unmarshal(data, &want) == nil {
 		got, err := hashFile(ctx, path)
 		if err == nil && got == want {
-			return true, nil
+			now := time.Now()
+			return true, errors.Join(os.Chtimes(path, now, now), os.Chtimes(path+stampSuffix, now, now))
 		}
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return false, err
