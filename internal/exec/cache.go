@@ -142,23 +142,58 @@ func (s *store) mix(f *kernel.Funcs, dst, p []float32, at int) {
 	}
 }
 
-// attend writes the attention of one query head q at position pos over the
-// positions that the window lets it see. scratch has pos+1 elements.
-func (c *Cache) attend(f *kernel.Funcs, b *model.Block, dst, q []float32, head, pos int, scratch []float32) {
+// attend writes the attention of the query heads q that share KV head kv, at
+// position pos, over the positions that the window lets them see. scores has
+// room for each head's.
+func (c *Cache) attend(f *kernel.Funcs, b *model.Block, dst, q []float32, kv, pos int, scores []float32) {
 	s := &c.slots[b.KVFrom]
 	first := 0
 	if b.Window > 0 {
 		first = max(0, pos+1-b.Window)
 	}
-	at := head/(b.Heads/b.KVHeads)*c.Capacity + first
-	p := scratch[:pos+1-first]
-	s.k.scores(f, p, q, at, b.AttnScale)
-	if b.AttnCap != 0 {
-		f.SoftCap(p, b.AttnCap)
-	}
-	sum := f.Softmax(p, first)
-	s.v.mix(f, dst, p, at)
-	for e := range dst {
-		dst[e] /= sum
+	at, n, E := kv*c.Capacity+first, pos+1-first, b.HeadDim
+	for h := 0; h < len(q); h += E {
+		p := scores[h/E*n:][:n]
+		s.k.scores(f, p, q[h:h+E], at, b.AttnScale)
+		if b.AttnCap != 0 {
+			f.SoftCap(p, b.AttnCap)
+		}
+		sum := f.Softmax(p, first)
+		out := dst[h : h+E]
+		s.v.mix(f, out, p, at)
+		for e := range out {
+			out[e] /= sum
+		}
 	}
 }
+
+// scratch is where threads keep scores, a slot each. A thread takes a free
+// slot, since parts of a loop belong to no thread.
+type scratch struct {
+	slots []float32
+	size  int
+	free  chan int
+}
+
+func (s *scratch) make(g *model.Graph, threads, capacity int) {
+	s.size = scratchBytes(g, capacity) / 4
+	s.slots = make([]float32, threads*s.size)
+	s.free = make(chan int, threads)
+	for i := range threads {
+		s.free <- i
+	}
+}
+
+// scratchBytes is the size of a slot: the scores of all the query heads that
+// share a KV head.
+func scratchBytes(g *model.Graph, capacity int) int {
+	most := 1
+	for _, b := range g.Blocks {
+		most = max(most, b.Heads/b.KVHeads)
+	}
+	return 4 * most * capacity
+}
+
+func (s *scratch) take() int             { return <-s.free }
+func (s *scratch) give(slot int)         { s.free <- slot }
+func (s *scratch) of(slot int) []float32 { return s.slots[slot*s.size:][:s.size] }

@@ -8,7 +8,7 @@ import "slmc/tensor"
 func (o *Plain) Input(x *tensor.Mat, pos int) *tensor.Mat {
 	o.pos, o.rows = pos, x.R
 	y := o.mat(x.R, o.g.Hidden)
-	o.keep = o.used
+	o.keep, o.matsKeep = o.used, o.matsUsed
 	for r := range x.R {
 		copy(y.Row(r), x.Row(r))
 	}

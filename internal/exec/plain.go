@@ -3,6 +3,7 @@ package exec
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"slmc/internal/kernel"
 	"slmc/model"
@@ -27,20 +28,49 @@ type Plain struct {
 	block     int
 	err       error
 
-	// buf is handed out from the front; what lies before keep lives on.
-	buf        []float32
-	used, keep int
+	// buf and mats are handed out from the front; what lies before keep lives
+	// on.
+	buf                []float32
+	used, keep         int
+	mats               []*tensor.Mat
+	matsUsed, matsKeep int
 
 	acts    kernel.Acts // x quantized, for the matrices that read it
 	actsOf  *tensor.Mat
-	row     []byte    // one embedding row
-	scratch []float32 // scores, Capacity for each thread
+	row     []byte // one embedding row
+	scratch scratch
+
+	op    operands // of the loop under way
+	loops loops
+	bad   atomic.Bool // a part of the loop met what is not finite
+}
+
+// operands are what the parts of a loop read and write.
+type operands struct {
+	x, y, z *tensor.Mat
+	w       Matrix
+	vec     []float32
+	width   int
+	cos     []float32
+	sin     []float32
+	block   *model.Block
+	mul     func(dst, gate, up []float32)
+}
+
+// loops are Plain's methods as values, made once: a function made for each
+// loop would be garbage a thousand times a token.
+type loops struct {
+	norm, linear, quantize, rope, put, attend, gate, add func(lo, hi int)
 }
 
 // NewPlain returns the operations for g with parameters p and an own cache.
 func NewPlain(g *model.Graph, p *Params, f *kernel.Funcs, pool *Pool, cache *Cache) *Plain {
 	p.check(g)
-	return &Plain{g: g, p: p, f: f, pool: pool, cache: cache, scratch: make([]float32, pool.Threads()*cache.Capacity)}
+	o := &Plain{g: g, p: p, f: f, pool: pool, cache: cache}
+	o.scratch.make(g, pool.Threads(), cache.Capacity)
+	o.loops = loops{norm: o.normRows, linear: o.panels, quantize: o.quantizeRows, rope: o.ropeRows,
+		put: o.putRows, attend: o.attendHeads, gate: o.gateRows, add: o.addRows}
+	return o
 }
 
 // WorkBytes bounds the memory that a Plain allocates for batches of up to T
@@ -57,7 +87,7 @@ func WorkBytes(g *model.Graph, T, rows, capacity, threads int) int {
 		K = max(K, b.FFN, b.Heads*b.HeadDim)
 	}
 	floats := T*(widest+2*pad(g.Hidden)) + rows*2*pad(g.Vocab)
-	return 4*floats + T*(pad32(K)+8*pad32(K)/kernel.Sub) + 4*threads*capacity + 4*pad(g.Hidden)
+	return 4*floats + T*(pad32(K)+8*pad32(K)/kernel.Sub) + threads*scratchBytes(g, capacity) + 4*pad(g.Hidden)
 }
 
 func pad(n int) int   { return (n + kernel.Rows - 1) / kernel.Rows * kernel.Rows }
@@ -65,7 +95,12 @@ func pad32(n int) int { return (n + kernel.Sub - 1) / kernel.Sub * kernel.Sub }
 
 // mat hands out an [R C] matrix with rows padded to whole panels.
 func (o *Plain) mat(R, C int) *tensor.Mat {
-	m := &tensor.Mat{R: R, C: C, Stride: pad(C)}
+	if o.matsUsed == len(o.mats) {
+		o.mats = append(o.mats, new(tensor.Mat))
+	}
+	m := o.mats[o.matsUsed]
+	o.matsUsed++
+	*m = tensor.Mat{R: R, C: C, Stride: pad(C)}
 	n := R * m.Stride
 	if o.used+n > len(o.buf) {
 		// What was handed out stays valid in the old array.
@@ -82,9 +117,9 @@ func (o *Plain) mat(R, C int) *tensor.Mat {
 func (o *Plain) Begin(block int, x *tensor.Mat) *tensor.Mat {
 	o.block, o.actsOf = block, nil
 	if block < 0 {
-		o.used, o.keep, o.err = 0, 0, nil
+		o.used, o.keep, o.matsUsed, o.matsKeep, o.err = 0, 0, 0, 0, nil
 	}
-	o.used = o.keep
+	o.used, o.matsUsed = o.keep, o.matsKeep
 	return x
 }
 
@@ -102,7 +137,7 @@ func (o *Plain) fail(what string) {
 func (o *Plain) Embed(ids []int32, pos int) *tensor.Mat {
 	o.pos, o.rows = pos, len(ids)
 	x := o.mat(len(ids), o.g.Hidden)
-	o.keep = o.used
+	o.keep, o.matsKeep = o.used, o.matsUsed
 	w := o.p.Mats[o.g.Embed]
 	size := w.Format.PanelBytes(w.Cols)
 	if n := w.Format.RowBytes(w.Cols); len(o.row) < n {
@@ -123,29 +158,38 @@ func (o *Plain) Embed(ids []int32, pos int) *tensor.Mat {
 	return x
 }
 
+// grain is the number of rows of C elements below which a thread is not worth
+// waking.
+func grain(C int) int { return 1 + 4096/C }
+
 // Norm implements Ops.
 func (o *Plain) Norm(x *tensor.Mat, w, width int) *tensor.Mat {
 	y := o.mat(x.R, x.C)
-	o.pool.Run(x.R, 1+4096/x.C, func(lo, hi int) {
-		for r := lo; r < hi; r++ {
-			for c := 0; c < x.C; c += width {
-				o.f.RMSNorm(y.Row(r)[c:c+width], x.Row(r)[c:c+width], o.p.Vecs[w], o.g.NormEps)
-			}
-		}
-	})
+	o.op = operands{x: x, y: y, vec: o.p.Vecs[w], width: width}
+	o.pool.Run(x.R, grain(x.C), o.loops.norm)
 	return y
+}
+
+func (o *Plain) normRows(lo, hi int) {
+	x, y, width := o.op.x, o.op.y, o.op.width
+	for r := lo; r < hi; r++ {
+		for c := 0; c < x.C; c += width {
+			o.f.RMSNorm(y.Row(r)[c:c+width], x.Row(r)[c:c+width], o.op.vec, o.g.NormEps)
+		}
+	}
 }
 
 // Linear implements Ops.
 func (o *Plain) Linear(x *tensor.Mat, l model.Linear) *tensor.Mat {
 	w := o.p.Mats[l.W]
 	y := o.mat(x.R, w.Rows)
-	work := func(p0, p1 int) { o.multiply(y, x, w, p0, p1) }
 	if w.Format.Group() != 0 {
 		o.quantize(x)
 	}
-	const grain = 1 << 16 // multiply-adds below which a thread is not worth waking
-	o.pool.Run(quant.Panels(w.Rows), 1+grain/(kernel.Rows*x.C*x.R+1), work)
+	o.op = operands{x: x, y: y, w: w}
+	const least = 1 << 15 // multiply-adds below which a thread is not worth waking
+	// Even numbers of panels: the kernels take two at a time.
+	o.pool.Run(quant.Panels(w.Rows), 2+least/(kernel.Rows*x.C*x.R+1)&^1, o.loops.linear)
 	if l.B != model.None {
 		for r := range y.R {
 			o.f.Add(y.Row(r), o.p.Vecs[l.B])
@@ -153,6 +197,8 @@ func (o *Plain) Linear(x *tensor.Mat, l model.Linear) *tensor.Mat {
 	}
 	return y
 }
+
+func (o *Plain) panels(lo, hi int) { o.multiply(o.op.y, o.op.x, o.op.w, lo, hi) }
 
 func (o *Plain) multiply(y, x *tensor.Mat, w Matrix, p0, p1 int) {
 	switch f := w.Format.(type) {
@@ -190,84 +236,123 @@ func (o *Plain) quantize(x *tensor.Mat) {
 	}
 	n := x.R * stride
 	a.Codes, a.Scales, a.Sums = a.Codes[:n], a.Scales[:n/kernel.Sub], a.Sums[:n/kernel.Sub]
-	for r := range x.R {
-		s := stride / kernel.Sub
-		if !o.f.QuantizeA8(a.Codes[r*stride:(r+1)*stride], a.Scales[r*s:(r+1)*s], a.Sums[r*s:(r+1)*s], x.Row(r)) {
-			o.fail("input of a matrix")
+	o.op = operands{x: x}
+	o.pool.Run(x.R, grain(x.C), o.loops.quantize)
+	if o.bad.Swap(false) {
+		o.fail("input of a matrix")
+	}
+}
+
+func (o *Plain) quantizeRows(lo, hi int) {
+	a := &o.acts
+	n := a.Stride / kernel.Sub
+	for r := lo; r < hi; r++ {
+		if !o.f.QuantizeA8(a.Codes[r*a.Stride:(r+1)*a.Stride], a.Scales[r*n:(r+1)*n], a.Sums[r*n:(r+1)*n], o.op.x.Row(r)) {
+			o.bad.Store(true)
 		}
 	}
 }
 
 // Rope implements Ops, in place.
 func (o *Plain) Rope(x *tensor.Mat, rope, headDim int) *tensor.Mat {
-	half := headDim / 2
-	first := o.pos + o.rows - x.R
-	for r := range x.R {
-		row := x.Row(r)
-		at := (first + r) * half
-		cos, sin := o.p.Cos[rope][at:at+half], o.p.Sin[rope][at:at+half]
-		for c := 0; c < x.C; c += headDim {
-			o.f.Rope(row[c:c+headDim], cos, sin)
-		}
-	}
+	o.op = operands{x: x, width: headDim, cos: o.p.Cos[rope], sin: o.p.Sin[rope]}
+	o.pool.Run(x.R, grain(x.C), o.loops.rope)
 	return x
 }
+
+func (o *Plain) ropeRows(lo, hi int) {
+	x, width := o.op.x, o.op.width
+	half := width / 2
+	for r := lo; r < hi; r++ {
+		row := x.Row(r)
+		at := (o.first(x) + r) * half
+		cos, sin := o.op.cos[at:at+half], o.op.sin[at:at+half]
+		for c := 0; c < x.C; c += width {
+			o.f.Rope(row[c:c+width], cos, sin)
+		}
+	}
+}
+
+// first is the position of x's first row: its last is the batch's last token.
+func (o *Plain) first(x *tensor.Mat) int { return o.pos + o.rows - x.R }
 
 // Attend implements Ops.
 func (o *Plain) Attend(block int, q, k, v *tensor.Mat) *tensor.Mat {
 	b := &o.g.Blocks[block]
 	if k != nil {
-		s := &o.cache.slots[block]
-		for r := range k.R {
-			for h := range b.KVHeads {
-				at := h*o.cache.Capacity + o.pos + r
-				kv := h * b.HeadDim
-				if !s.k.put(o.f, at, k.Row(r)[kv:kv+b.HeadDim]) || !s.v.put(o.f, at, v.Row(r)[kv:kv+b.HeadDim]) {
-					o.fail("cached key or value")
-				}
-			}
+		o.op = operands{x: k, z: v, block: b}
+		o.pool.Run(k.R, grain(k.C), o.loops.put)
+		if o.bad.Swap(false) {
+			o.fail("cached key or value")
 		}
 	}
 	y := o.mat(q.R, q.C)
-	first := o.pos + o.rows - q.R
-	n := o.pool.Threads()
-	heads := q.R * b.Heads
-	// Part i of n takes every n-th head of every n-th row, so that the long
-	// rows at the end are shared evenly; scratch is its own.
-	o.pool.Run(n, n*1024/(1+heads*(o.pos+o.rows)*b.HeadDim/64), func(lo, hi int) {
-		scratch := o.scratch[lo*o.cache.Capacity:][:o.cache.Capacity]
-		for part := lo; part < hi; part++ {
-			for j := part; j < heads; j += n {
-				r, h := j/b.Heads, j%b.Heads
-				e := h * b.HeadDim
-				o.cache.attend(o.f, b, y.Row(r)[e:e+b.HeadDim], q.Row(r)[e:e+b.HeadDim], h, first+r, scratch)
+	o.op = operands{x: q, y: y, block: b}
+	// A thread takes the queries of one KV head and row at least, and enough
+	// to be worth waking.
+	const least = 1 << 14
+	work := b.Heads / b.KVHeads * b.HeadDim * (o.pos + o.rows)
+	o.pool.Run(q.R*b.KVHeads, 1+least/(work+1), o.loops.attend)
+	return y
+}
+
+// putRows caches the keys and values of some rows.
+func (o *Plain) putRows(lo, hi int) {
+	k, v, b := o.op.x, o.op.z, o.op.block
+	s := &o.cache.slots[b.KVFrom]
+	for r := lo; r < hi; r++ {
+		for h := range b.KVHeads {
+			at := h*o.cache.Capacity + o.pos + r
+			kv := h * b.HeadDim
+			if !s.k.put(o.f, at, k.Row(r)[kv:kv+b.HeadDim]) || !s.v.put(o.f, at, v.Row(r)[kv:kv+b.HeadDim]) {
+				o.bad.Store(true)
 			}
 		}
-	})
-	return y
+	}
+}
+
+// attendHeads is the attention of items lo to hi: KV head after KV head of the
+// last row, then of the row before, so that the largest come first and threads
+// end together.
+func (o *Plain) attendHeads(lo, hi int) {
+	q, y, b := o.op.x, o.op.y, o.op.block
+	slot := o.scratch.take()
+	defer o.scratch.give(slot)
+	n := b.Heads / b.KVHeads * b.HeadDim
+	for i := lo; i < hi; i++ {
+		r, h := q.R-1-i/b.KVHeads, i%b.KVHeads
+		o.cache.attend(o.f, b, y.Row(r)[h*n:][:n], q.Row(r)[h*n:][:n], h, o.first(q)+r, o.scratch.of(slot))
+	}
 }
 
 // Gate implements Ops.
 func (o *Plain) Gate(act model.Activation, gate, up *tensor.Mat) *tensor.Mat {
 	y := o.mat(gate.R, gate.C)
-	mul := o.f.SiluMul
+	o.op = operands{x: gate, y: y, z: up, mul: o.f.SiluMul}
 	if act == model.GELUTanh {
-		mul = o.f.GeluMul
+		o.op.mul = o.f.GeluMul
 	}
-	o.pool.Run(y.R, 1+4096/y.C, func(lo, hi int) {
-		for r := lo; r < hi; r++ {
-			mul(y.Row(r), gate.Row(r), up.Row(r))
-		}
-	})
+	o.pool.Run(y.R, grain(y.C), o.loops.gate)
 	return y
+}
+
+func (o *Plain) gateRows(lo, hi int) {
+	for r := lo; r < hi; r++ {
+		o.op.mul(o.op.y.Row(r), o.op.x.Row(r), o.op.z.Row(r))
+	}
 }
 
 // Add implements Ops, in place.
 func (o *Plain) Add(x, y *tensor.Mat) *tensor.Mat {
-	for r := range x.R {
-		o.f.Add(x.Row(r), y.Row(r))
-	}
+	o.op = operands{x: x, y: y}
+	o.pool.Run(x.R, grain(x.C), o.loops.add)
 	return x
+}
+
+func (o *Plain) addRows(lo, hi int) {
+	for r := lo; r < hi; r++ {
+		o.f.Add(o.op.x.Row(r), o.op.y.Row(r))
+	}
 }
 
 // SoftCap implements Ops, in place.
@@ -278,5 +363,5 @@ func (o *Plain) SoftCap(x *tensor.Mat, limit float32) *tensor.Mat {
 	return x
 }
 
-// Rows implements Ops.
+// Rows implements Ops. The view outlives blocks, so it is not one of mats.
 func (o *Plain) Rows(x *tensor.Mat, r int) *tensor.Mat { return x.From(r) }
