@@ -138,7 +138,7 @@ type Decision struct {
 type effect int
 
 const (
-	pass   effect = iota // nothing
+	silent effect = iota // nothing
 	keep                 // the query must not be handed off
 	send                 // hand it off, unless it is kept
 	refuse               // do not answer a query that is kept
@@ -161,7 +161,7 @@ func when(yes bool, e effect) effect {
 	if yes {
 		return e
 	}
-	return pass
+	return silent
 }
 
 // Decide applies the policy.
@@ -266,7 +266,7 @@ func (p Policy) MayLeave(class string) bool {
 func (p Policy) battery(s Situation) effect {
 	b := s.Device.Battery
 	if b == nil || s.Device.Charging {
-		return pass
+		return silent
 	}
 	return strain(*b < p.Battery.AbstainBelow, *b < p.Battery.Below, p.Battery.Then, s, p)
 }
@@ -289,7 +289,7 @@ func strain(hard, soft bool, then Act, s Situation, p Policy) effect {
 		}
 		return send
 	}
-	return pass
+	return silent
 }
 
 // latency speaks when one side is expected to keep the objective and the other
@@ -297,7 +297,7 @@ func strain(hard, soft bool, then Act, s Situation, p Policy) effect {
 func (p Policy) latency(s Situation) effect {
 	goal := time.Duration(p.Latency.ObjectiveMS) * time.Millisecond
 	if goal <= 0 || s.Local <= 0 || s.Remote <= 0 {
-		return pass
+		return silent
 	}
 	switch here, there := s.Local <= goal, s.Remote <= goal; {
 	case there && !here:
@@ -305,7 +305,7 @@ func (p Policy) latency(s Situation) effect {
 	case here && !there:
 		return keep
 	}
-	return pass
+	return silent
 }
 
 func (p Policy) budget(s Situation) effect {
