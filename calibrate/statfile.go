@@ -57,6 +57,9 @@ func (s *Statistics) Fit(g *model.Graph) error {
 	return nil
 }
 
+// StatisticsMagic is what a file of statistics starts with.
+const StatisticsMagic = "SLMCSTAT"
+
 // The file, little-endian:
 //
 //	magic    8 bytes "SLMCSTAT"
@@ -74,7 +77,7 @@ func (s *Statistics) Fit(g *model.Graph) error {
 //	  H        with hessian: K(K+1)/2 float64, the lower triangle row by row
 //	sha256   32 bytes, of all before
 const (
-	statMagic   = "SLMCSTAT"
+	statMagic   = StatisticsMagic
 	statVersion = 1
 	maxLabel    = 256
 	maxColumns  = 1 << 20

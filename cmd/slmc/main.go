@@ -51,7 +51,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 // commands is the table of what slmc does, in the order of a model's way.
 func commands() []*cli.Command {
 	return []*cli.Command{
-		buildCommand(), convertCommand(), quantizeCommand(), sampleCommand(),
+		buildCommand(), convertCommand(), quantizeCommand(), sampleCommand(), observeCommand(),
 		inspectCommand(), verifyCommand(),
 		runCommand(), chatCommand(), evalCommand(), tokenizeCommand(), benchCommand(),
 		packCommand(), unpackCommand(), exportCommand(),

@@ -99,6 +99,7 @@ func assistantBundle(t testing.TB) []byte {
 //
 //	exits CODE PROGRAM ARGS...   the program must end with that exit code
 //	json FIELD[=VALUE]...        standard output was one JSON object with these
+//	cut FILE BYTES               keep the first BYTES of a file
 //	patch FILE OFFSET BYTE       overwrite a byte of a bundle's header, and its digest
 func TestScripts(t *testing.T) {
 	root, err := filepath.Abs(repo)
@@ -119,7 +120,7 @@ func TestScripts(t *testing.T) {
 				os.WriteFile(filepath.Join(env.WorkDir, "assistant.slmb"), data, 0o600))
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": cmdExits, "json": cmdJSON, "patch": cmdPatch,
+			"exits": cmdExits, "json": cmdJSON, "patch": cmdPatch, "cut": cmdCut,
 		},
 	})
 }
@@ -172,6 +173,15 @@ func cmdJSON(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Fatalf("%s is %s, wanted %s", field, text, value)
 		}
 	}
+}
+
+func cmdCut(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: cut FILE BYTES")
+	}
+	n, err := strconv.ParseInt(args[1], 10, 64)
+	ts.Check(err)
+	ts.Check(os.Truncate(ts.MkAbs(args[0]), n))
 }
 
 func cmdPatch(ts *testscript.TestScript, neg bool, args []string) {

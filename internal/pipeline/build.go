@@ -213,6 +213,15 @@ func (b *build) checkExamples() error {
 	if err != nil {
 		return err
 	}
+	given, err := isStatistics(b.cfg.CalibrateFile)
+	if err != nil {
+		return err
+	}
+	if given {
+		if err := b.givenOnly(r); err != nil {
+			return err
+		}
+	}
 	// A recipe that was resolved before names its examples.
 	tie := func(part string, named *string) error {
 		if *named != "" && *named != sum {
@@ -236,6 +245,8 @@ func (b *build) checkExamples() error {
 	}
 	if r.Calibrate != nil {
 		c := *r.Calibrate
+		c.Statistics = given
+		c.Compensate = c.Compensate && !given
 		r.Calibrate = &c
 		if err := tie("calibrate", &c.SHA256); err != nil {
 			return err

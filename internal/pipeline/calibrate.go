@@ -34,6 +34,9 @@ type Calibration struct {
 
 	SHA256 string `json:"sha256" yaml:"sha256"` // of the file of examples
 	Fields Fields `json:"fields" yaml:"fields"`
+	// Statistics: the file holds what Observe saw of the float model instead of
+	// examples. Nothing can be compensated then.
+	Statistics bool `json:"statistics,omitempty" yaml:"statistics,omitempty"`
 }
 
 // DefaultCalibration is what came out best at 2 bits in docs/experiments.md,
@@ -84,7 +87,15 @@ func (b *build) calibrate(path string) (err error) {
 	if err != nil {
 		return err
 	}
-	seqs, err := b.examples(c.Fields)
+	var seqs [][]int32
+	var given map[string]*calibrate.Input
+	inputs := calibrate.Linears
+	if c.Statistics {
+		inputs = calibrate.Float
+		given, err = b.statistics()
+	} else {
+		seqs, err = b.examples(c.Fields)
+	}
 	if err != nil {
 		return err
 	}
@@ -99,7 +110,8 @@ func (b *build) calibrate(path string) (err error) {
 		return err
 	}
 	report, err := calibrate.Run(b.ctx, calibrate.Env{Kernel: b.kernel, Pool: pool}, b.model, firstTokens(seqs, c.MaxTokens), calibrate.Config{
-		Formats: b.formats, Algorithm: a, Compensate: c.Compensate && a.Needs() == calibrate.Hessian, KV: exec.KVFormat(b.recipe.KV), Grid: calibrate.Grid(b.grid()),
+		Formats: b.formats, Algorithm: a, Inputs: inputs, Statistics: given,
+		Compensate: c.Compensate && a.Needs() == calibrate.Hessian, KV: exec.KVFormat(b.recipe.KV), Grid: calibrate.Grid(b.grid()),
 		Emit: func(i int, m exec.Matrix) error {
 			_, err := f.WriteAt(m.Panels, b.plan.Stored[i].Offset)
 			return err

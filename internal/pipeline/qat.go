@@ -7,6 +7,7 @@ import (
 	"io"
 	"math"
 
+	"slmc/calibrate"
 	"slmc/convert"
 	"slmc/internal/exec"
 	"slmc/internal/kernel"
@@ -121,14 +122,10 @@ func (b *build) examples(fields Fields) ([][]int32, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", b.cfg.CalibrateFile, err)
 	}
-	tokens := 0
-	for _, s := range seqs {
-		tokens += len(s)
+	if err := enough(seqs, b.recipe.Context, b.cfg.CalibrateFile); err != nil {
+		return nil, err
 	}
-	if tokens < b.recipe.Context {
-		return nil, fmt.Errorf("%w: %s has %d tokens, less than one context of %d: too little to calibrate on", ErrUsage, b.cfg.CalibrateFile, tokens, b.recipe.Context)
-	}
-	b.log.Info("examples", "sequences", len(seqs), "tokens", tokens, "cut to the context", cut)
+	b.log.Info("examples", "sequences", len(seqs), "tokens", calibrate.Sequences(seqs).Tokens(), "cut to the context", cut)
 	return seqs, nil
 }
 
