@@ -68,6 +68,7 @@ type Speculator struct {
 	o     Speculation
 	vocab int
 	draft *Session // nil: lookup only
+	owns  *Model   // to be closed; may be nil
 	fed   []int32  // what the draft's session holds
 
 	history []int32 // what the model's session holds from position base on
@@ -130,11 +131,16 @@ func sameTokenizer(m, draft *Model) error {
 	return nil
 }
 
-// Close ends the draft's session. The draft's Model is its owner's to close.
-func (sp *Speculator) Close() {
+// Close ends the draft's session, and closes the draft if OpenSpeculator opened
+// it.
+func (sp *Speculator) Close() error {
 	if sp.draft != nil {
 		sp.draft.Close()
 	}
+	if sp.owns != nil {
+		return sp.owns.Close()
+	}
+	return nil
 }
 
 // decoder feeds a session token by token, with proposals if it has a

@@ -65,6 +65,24 @@ func samplingFlags() []cli.Flag {
 	}
 }
 
+// speculationFlags go faster to the same tokens.
+func speculationFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "draft", DefaultText: "the recipe's", Usage: "let the smaller model in `BUNDLE` propose tokens; never changes a result"},
+		&cli.IntFlag{Name: "lookup", DefaultText: "the recipe's", Usage: "propose what followed the last `N` tokens before, 0 for no proposals; never changes a result"},
+		&cli.IntFlag{Name: "proposals", DefaultText: "8", Usage: "propose up to `N` tokens at once"},
+	}
+}
+
+// speculation reads speculationFlags.
+func speculation(c *cli.Context) (slmrt.Wish, error) {
+	w := slmrt.Wish{Draft: c.String("draft"), Lookup: c.Int("lookup"), Tokens: c.Int("proposals"), Said: c.IsSet("draft") || c.IsSet("lookup")}
+	if err := (slmrt.SpeculationHint{Lookup: w.Lookup, Tokens: w.Tokens}).Check(); err != nil {
+		return w, usageError(err.Error())
+	}
+	return w, nil
+}
+
 func seedFlag() cli.Flag {
 	return &cli.Uint64Flag{Name: "seed", Value: 1, Usage: "the `N` that all randomness starts from"}
 }

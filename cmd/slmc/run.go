@@ -21,7 +21,7 @@ func runCommand() *cli.Command {
 			&cli.StringFlag{Name: "prompt", Aliases: []string{"p"}, Usage: "the `TEXT` to continue", Required: true},
 			&cli.BoolFlag{Name: "check", Usage: "check every byte of a bundle before running it"},
 			jsonFlag(),
-		}, samplingFlags(), sessionFlags(), sourceFlags()),
+		}, samplingFlags(), speculationFlags(), sessionFlags(), sourceFlags()),
 		Action: func(c *cli.Context) error {
 			return generate(c, func(m *slmrt.Model) ([]int32, error) { return m.EncodeText(c.String("prompt")) })
 		},
@@ -38,7 +38,7 @@ func chatCommand() *cli.Command {
 			&cli.StringFlag{Name: "system", Usage: "a system `MESSAGE` before it"},
 			&cli.BoolFlag{Name: "check", Usage: "check every byte of a bundle before running it"},
 			jsonFlag(),
-		}, samplingFlags(), sessionFlags(), sourceFlags()),
+		}, samplingFlags(), speculationFlags(), sessionFlags(), sourceFlags()),
 		Action: func(c *cli.Context) error {
 			return generate(c, func(m *slmrt.Model) ([]int32, error) {
 				chat := slmrt.Chat{Now: time.Now()}
@@ -73,7 +73,11 @@ func generate(c *cli.Context, encode func(*slmrt.Model) ([]int32, error)) error 
 	if c.Int("max-tokens") < 0 {
 		return usageError(fmt.Sprintf("--max-tokens is %d, want 1 or more, or 0 for as many as fit", c.Int("max-tokens")))
 	}
-	return withModel(c, c.Args().First(), o.Context, func(m *slmrt.Model) error {
+	wish, err := speculation(c)
+	if err != nil {
+		return err
+	}
+	return withOpened(c, c.Args().First(), o.Context, func(m *slmrt.Model, from *pipeline.Opened) (err error) {
 		ids, err := encode(m)
 		if err != nil {
 			return err
@@ -83,9 +87,16 @@ func generate(c *cli.Context, encode func(*slmrt.Model) ([]int32, error)) error 
 			return err
 		}
 		defer s.Close()
+		sp, err := slmrt.OpenSpeculator(m, from.Bundle, from.Path, wish, o, func(text string) { logger(c).Warn(text) })
+		if err != nil {
+			return err
+		}
+		if sp != nil {
+			defer func() { err = errors.Join(err, sp.Close()) }()
+		}
 		asJSON := c.Bool("json")
 		res, err := s.Generate(c.Context, slmrt.Request{
-			Prompt: ids, MaxTokens: c.Int("max-tokens"), Stop: c.StringSlice("stop"), Sampling: sampling(c),
+			Prompt: ids, MaxTokens: c.Int("max-tokens"), Stop: c.StringSlice("stop"), Sampling: sampling(c), Speculate: sp,
 		}, func(text string) error {
 			if asJSON {
 				return nil
@@ -104,6 +115,11 @@ func generate(c *cli.Context, encode func(*slmrt.Model) ([]int32, error)) error 
 
 // withModel opens a SOURCE or BUNDLE, makes it runnable and closes it.
 func withModel(c *cli.Context, path string, positions int, f func(*slmrt.Model) error) error {
+	return withOpened(c, path, positions, func(m *slmrt.Model, _ *pipeline.Opened) error { return f(m) })
+}
+
+// withOpened is withModel for those who look at the file too.
+func withOpened(c *cli.Context, path string, positions int, f func(*slmrt.Model, *pipeline.Opened) error) error {
 	o, err := pipeline.Open(c.Context, path, env(c))
 	if err != nil {
 		return err
@@ -118,7 +134,7 @@ func withModel(c *cli.Context, path string, positions int, f func(*slmrt.Model) 
 		if err != nil {
 			return err
 		}
-		return f(m)
+		return f(m, o)
 	}()
 	return errors.Join(err, o.Close())
 }

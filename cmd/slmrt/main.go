@@ -39,7 +39,7 @@ var commands = []command{
 
 // call is one invocation: the flags are the same for all commands.
 type call struct {
-	out                         io.Writer
+	out, errs                   io.Writer
 	path                        string
 	json, quick, check          bool
 	pubkey, kernel, prompt      string
@@ -48,6 +48,7 @@ type call struct {
 	budget                      int64
 	sampling                    slmrt.Sampling
 	bench                       slmrt.BenchOptions
+	wish                        slmrt.Wish
 }
 
 // The exit codes are those of slmc.
@@ -106,7 +107,7 @@ func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 
 // parse reads flags before and after the bundle's path.
 func parse(cmd command, args []string, stdout, stderr io.Writer) (*call, error) {
-	c := &call{out: stdout}
+	c := &call{out: stdout, errs: stderr}
 	f := flag.NewFlagSet("slmrt "+cmd.name, flag.ContinueOnError)
 	f.SetOutput(stderr)
 	f.BoolVar(&c.json, "json", false, "print one JSON object")
@@ -122,6 +123,9 @@ func parse(cmd command, args []string, stdout, stderr io.Writer) (*call, error) 
 	f.StringVar(&c.user, "user", "", "run: message to answer")
 	f.IntVar(&c.tokens, "max-tokens", 0, "run: stop after this many tokens")
 	f.Uint64Var(&c.sampling.Seed, "seed", 1, "run, bench: seed of all randomness")
+	f.StringVar(&c.wish.Draft, "draft", "", "run: bundle of a smaller model that proposes tokens (default: the recipe's)")
+	f.IntVar(&c.wish.Lookup, "lookup", 0, "run: propose what followed the last tokens before, 0 for no proposals (default: the recipe's)")
+	f.IntVar(&c.wish.Tokens, "proposals", 0, "run: propose up to this many tokens at once (default 8)")
 	temperature := f.Float64("temperature", 0, "run: 0 takes the likeliest token")
 	f.IntVar(&c.bench.Prompt, "prompt-tokens", 512, "bench: prompt tokens")
 	f.IntVar(&c.bench.Generate, "decode-tokens", 128, "bench: decoded tokens")
@@ -145,6 +149,10 @@ func parse(cmd command, args []string, stdout, stderr io.Writer) (*call, error) 
 	}
 	if c.threads < 0 || c.contextLen < 0 || c.tokens < 0 || c.budget < 0 {
 		return nil, fmt.Errorf("%w: numbers must not be negative", errUsage)
+	}
+	f.Visit(func(x *flag.Flag) { c.wish.Said = c.wish.Said || x.Name == "draft" || x.Name == "lookup" })
+	if err := (slmrt.SpeculationHint{Lookup: c.wish.Lookup, Tokens: c.wish.Tokens}).Check(); err != nil {
+		return nil, fmt.Errorf("%w: %w", errUsage, err)
 	}
 	if _, err := kernel.Select(c.kernel); err != nil {
 		return nil, fmt.Errorf("%w: %w", errUsage, err)
@@ -216,7 +224,7 @@ func verify(ctx context.Context, c *call) error {
 	return err
 }
 
-func generate(ctx context.Context, c *call) error {
+func generate(ctx context.Context, c *call) (err error) {
 	o, err := c.options()
 	if err != nil {
 		return err
@@ -227,7 +235,7 @@ func generate(ctx context.Context, c *call) error {
 	if (c.prompt == "") == (c.user == "") {
 		return fmt.Errorf("%w: run wants either --prompt or --user", errUsage)
 	}
-	m, _, err := c.load(ctx)
+	m, b, err := c.load(ctx)
 	if err != nil {
 		return err
 	}
@@ -244,7 +252,14 @@ func generate(ctx context.Context, c *call) error {
 		return err
 	}
 	defer s.Close()
-	res, err := s.Generate(ctx, slmrt.Request{Prompt: ids, MaxTokens: c.tokens, Sampling: c.sampling}, func(text string) error {
+	sp, err := slmrt.OpenSpeculator(m, b, c.path, c.wish, o, func(text string) { fmt.Fprintln(c.errs, "slmrt:", text) })
+	if err != nil {
+		return err
+	}
+	if sp != nil {
+		defer func() { err = errors.Join(err, sp.Close()) }()
+	}
+	res, err := s.Generate(ctx, slmrt.Request{Prompt: ids, MaxTokens: c.tokens, Sampling: c.sampling, Speculate: sp}, func(text string) error {
 		if c.json {
 			return nil
 		}

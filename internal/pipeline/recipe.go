@@ -15,6 +15,7 @@ import (
 	"slmc/internal/exec"
 	"slmc/model"
 	"slmc/quant"
+	slmrt "slmc/runtime"
 )
 
 // ToolVersion is the version of slmc, which bundles carry.
@@ -50,6 +51,9 @@ type Recipe struct {
 	Calibrate *Calibration `json:"calibrate,omitempty" yaml:"calibrate,omitempty"`
 	// QAT is how the weights are trained; nil: they are rounded as they are.
 	QAT *Training `json:"qat,omitempty" yaml:"qat,omitempty"`
+	// Speculate says how the bundle is best run; nil: token by token. It changes
+	// no weight and no token.
+	Speculate *slmrt.SpeculationHint `json:"speculate,omitempty" yaml:"speculate,omitempty"`
 }
 
 // Golden says what the golden vectors of a bundle are.
@@ -111,6 +115,9 @@ func ReadRecipe(path string) (Recipe, error) {
 // check reports a setting outside its range.
 func (r Recipe) check() error {
 	kv, err := exec.ParseKV(r.KV)
+	if err == nil && r.Speculate != nil {
+		err = r.Speculate.Check()
+	}
 	switch {
 	case err != nil:
 	case kv == exec.KVF32:
