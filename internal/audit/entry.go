@@ -54,8 +54,10 @@ type Entry struct {
 	Reason   slmrt.Reason       `json:"reason,omitempty"`
 	Judged   *slmrt.Judgement   `json:"judgement,omitempty"` // that decided
 	Readings []deferral.Reading `json:"readings,omitempty"`
-	// Certified says that the certificate speaks of this request: in the form and
-	// with the sampling that it was made with, and decided by the score.
+	// Covered says that the request has the form that the certificate was made with:
+	// one message, greedy, not cut. Certified says that the score alone decided it,
+	// so that the certificate speaks of it.
+	Covered   bool   `json:"covered,omitempty"`
 	Certified bool   `json:"certified,omitempty"`
 	Stream    bool   `json:"stream,omitempty"`
 	Status    int    `json:"status,omitempty"` // of HTTP

@@ -146,6 +146,13 @@ func Summarize(r io.Reader, o Options) (Summary, error) {
 		if e.Outcome == slmrt.Defer {
 			deferred++
 		}
+		if e.Covered {
+			for _, x := range e.Readings {
+				if d := drifts[x.Checkpoint]; d != nil {
+					d.Add(x.Score)
+				}
+			}
+		}
 		if !e.Certified {
 			return nil
 		}
@@ -155,11 +162,6 @@ func Summarize(r io.Reader, o Options) (Summary, error) {
 			if known != nil && e.Sampled {
 				known.Add(false) // a query that is handed off loses nothing
 				open.Add(false)
-			}
-		}
-		for _, x := range e.Readings {
-			if d := drifts[x.Checkpoint]; d != nil {
-				d.Add(x.Score)
 			}
 		}
 		return nil

@@ -1,0 +1,445 @@
+package serve
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// UpstreamConfig says where the large model is. A zero duration or number has
+// the default.
+type UpstreamConfig struct {
+	URL   string // of an OpenAI-compatible API, such as https://host/v1; without a path, /v1 is meant
+	Model string // empty: "local" if the server has one, as slmc's does, else its first
+	Key   Secret // bearer token; empty: none
+	// PlainKey allows the key on an unencrypted connection to another machine.
+	PlainKey bool
+	Roots    *x509.CertPool                        // trusted authorities; nil: the system's
+	Proxy    func(*http.Request) (*url.URL, error) // nil: none
+
+	Connect   time.Duration // for a connection and its handshake
+	FirstByte time.Duration // for the answer to begin
+	Stall     time.Duration // between two pieces of it
+	Total     time.Duration // for the whole answer
+	Tries     int           // calls before giving up, while nothing of an answer came
+	Backoff   time.Duration // before the second try, doubled before each later one
+	MaxWait   time.Duration // longest Retry-After that is waited for within a request
+	MaxBytes  int64         // of one answer
+
+	// After Failures failures in a row the large model counts as offline for
+	// Cooldown, or as long as it asked for.
+	Failures int
+	Cooldown time.Duration
+}
+
+func (c UpstreamConfig) fill() UpstreamConfig {
+	for _, f := range []struct {
+		have *time.Duration
+		want time.Duration
+	}{
+		{&c.Connect, 5 * time.Second}, {&c.FirstByte, 30 * time.Second}, {&c.Stall, 30 * time.Second}, {&c.Total, 5 * time.Minute},
+		{&c.Backoff, 200 * time.Millisecond}, {&c.MaxWait, 2 * time.Second}, {&c.Cooldown, 10 * time.Second},
+	} {
+		if *f.have == 0 {
+			*f.have = f.want
+		}
+	}
+	if c.Tries == 0 {
+		c.Tries = 2
+	}
+	if c.Failures == 0 {
+		c.Failures = 3
+	}
+	if c.MaxBytes == 0 {
+		c.MaxBytes = 16 << 20
+	}
+	return c
+}
+
+// The kinds of failure of the large model: all that a log, a metric or a client
+// learns of it.
+const (
+	failConnect   = "connect"   // no connection
+	failTLS       = "tls"       // no trust
+	failTimeout   = "timeout"   // too slow
+	failBusy      = "busy"      // 429
+	failServer    = "server"    // 5xx
+	failDenied    = "denied"    // 401, 403: the key
+	failRefused   = "refused"   // another 4xx: the request
+	failRedirect  = "redirect"  // to another host
+	failBroken    = "broken"    // ended within an answer
+	failGarbage   = "garbage"   // not the protocol
+	failTooLong   = "too_long"  // above MaxBytes
+	failCancelled = "cancelled" // by the client or a shutdown
+)
+
+// Failure is why a call of the large model gave no whole answer.
+type Failure struct {
+	Kind       string
+	Status     int           // of HTTP, 0 without one
+	RetryAfter time.Duration // asked for
+	Err        error
+}
+
+// Error implements error.
+func (f *Failure) Error() string { return fmt.Sprintf("large model: %s: %v", f.Kind, f.Err) }
+
+// Unwrap gives the cause.
+func (f *Failure) Unwrap() error { return f.Err }
+
+// again reports whether another try may help.
+func (f *Failure) again() bool {
+	switch f.Kind {
+	case failConnect, failBusy, failServer, failBroken:
+		return true
+	}
+	return false
+}
+
+// Upstream calls the large model. It is safe for concurrent use.
+type Upstream struct {
+	c      UpstreamConfig
+	base   *url.URL
+	client *http.Client
+	health *health
+
+	mu    sync.Mutex
+	model string // once it is known
+}
+
+// NewUpstream checks the configuration; it does not connect.
+func NewUpstream(c UpstreamConfig) (*Upstream, error) {
+	c = c.fill()
+	base, err := url.Parse(c.URL)
+	if err != nil || (base.Scheme != "http" && base.Scheme != "https") || base.Host == "" || base.User != nil || base.RawQuery != "" || base.Fragment != "" {
+		return nil, fmt.Errorf("%w: upstream %q, want http://HOST or https://HOST with a path at most", ErrConfig, redactURL(c.URL))
+	}
+	if strings.Trim(base.Path, "/") == "" {
+		base.Path = "/v1"
+	}
+	if c.Key != "" && base.Scheme == "http" && !loopback(base.Hostname()) && !c.PlainKey {
+		return nil, fmt.Errorf("%w: the upstream's key would travel to %s unencrypted; use https", ErrConfig, base.Host)
+	}
+	if strings.ContainsAny(string(c.Key), "\r\n\x00") {
+		return nil, fmt.Errorf("%w: the upstream's key has a line feed in it", ErrConfig)
+	}
+	t := &http.Transport{
+		Proxy:               c.Proxy,
+		DialContext:         (&net.Dialer{Timeout: c.Connect}).DialContext,
+		TLSClientConfig:     &tls.Config{RootCAs: c.Roots, MinVersion: tls.VersionTLS12},
+		TLSHandshakeTimeout: c.Connect, ForceAttemptHTTP2: true,
+		MaxIdleConnsPerHost: 16, IdleConnTimeout: time.Minute,
+		MaxResponseHeaderBytes: 64 << 10, DisableCompression: true,
+	}
+	u := &Upstream{c: c, base: base, health: newHealth(c.Failures, c.Cooldown, time.Now), model: c.Model}
+	u.client = &http.Client{Transport: t, CheckRedirect: sameHost}
+	return u, nil
+}
+
+// redactURL hides what may be a password.
+func redactURL(s string) string {
+	if u, err := url.Parse(s); err == nil {
+		return u.Redacted()
+	}
+	return "URL"
+}
+
+// errRedirect is a redirection that is not followed.
+var errRedirect = errors.New("redirected to another host")
+
+// sameHost follows redirections within the host only: a query and the key are
+// for the host that was named.
+func sameHost(r *http.Request, via []*http.Request) error {
+	first := via[0].URL
+	if r.URL.Scheme != first.Scheme || r.URL.Host != first.Host {
+		return errRedirect
+	}
+	if len(via) > 3 {
+		return errors.New("redirected more than 3 times")
+	}
+	return nil
+}
+
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// Up reports whether the large model counts as reachable.
+func (u *Upstream) Up() bool { return u.health.up() }
+
+// Close ends idle connections.
+func (u *Upstream) Close() { u.client.CloseIdleConnections() }
+
+// body is the JSON object of a request, kept as it came so that fields we do not
+// know reach the large model.
+type body map[string]json.RawMessage
+
+func (b body) set(key string, v any) error {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	b[key] = raw
+	return nil
+}
+
+// post sends a request until one try succeeds: handle reads the answer, and
+// reports whether anything of it was used, after which there is no other try. The
+// error is a *Failure.
+func (u *Upstream) post(ctx context.Context, path string, b body, handle func(*http.Response) (used bool, err error)) (tries int, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, u.c.Total, errTotal)
+	defer cancel()
+	wait := u.c.Backoff
+	for {
+		tries++
+		used, err := u.once(ctx, path, b, handle)
+		if err == nil {
+			u.health.good()
+			return tries, nil
+		}
+		f := u.failure(ctx, err)
+		u.health.bad(f)
+		if used || tries >= u.c.Tries || !f.again() || f.RetryAfter > u.c.MaxWait {
+			return tries, f
+		}
+		if err := sleep(ctx, max(wait, f.RetryAfter)); err != nil {
+			return tries, u.failure(ctx, err)
+		}
+		wait *= 2
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// once is one try.
+func (u *Upstream) once(ctx context.Context, path string, b body, handle func(*http.Response) (bool, error)) (used bool, err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	name, err := u.modelName(ctx)
+	if err != nil {
+		return false, err
+	}
+	if err := b.set("model", name); err != nil {
+		return false, err
+	}
+	data, err := json.Marshal(b)
+	if err != nil {
+		return false, err
+	}
+	slow := time.AfterFunc(u.c.FirstByte, func() { cancel(errSlow) })
+	defer slow.Stop()
+	req, err := u.request(ctx, http.MethodPost, path, bytes.NewReader(data))
+	if err != nil {
+		return false, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := u.client.Do(req)
+	if err != nil {
+		return false, err
+	}
+	defer resp.Body.Close()
+	slow.Stop()
+	resp.Body = &watched{resp.Body, slow, u.c.Stall, u.c.MaxBytes}
+	if resp.StatusCode != http.StatusOK {
+		return false, statusFailure(resp)
+	}
+	return handle(resp)
+}
+
+func (u *Upstream) request(ctx context.Context, method, path string, data io.Reader) (*http.Request, error) {
+	req, err := http.NewRequestWithContext(ctx, method, u.base.JoinPath(path).String(), data)
+	if err != nil {
+		return nil, err
+	}
+	if u.c.Key != "" {
+		req.Header.Set("Authorization", "Bearer "+string(u.c.Key))
+	}
+	return req, nil
+}
+
+// modelName asks the server for its models, once.
+func (u *Upstream) modelName(ctx context.Context) (string, error) {
+	u.mu.Lock()
+	name := u.model
+	u.mu.Unlock()
+	if name != "" {
+		return name, nil
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, u.c.FirstByte, errSlow)
+	defer cancel()
+	req, err := u.request(ctx, http.MethodGet, "models", nil)
+	if err != nil {
+		return "", err
+	}
+	resp, err := u.client.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return "", statusFailure(resp)
+	}
+	var list struct {
+		Data []struct {
+			ID string `json:"id"`
+		} `json:"data"`
+	}
+	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&list); err != nil || len(list.Data) == 0 {
+		return "", &Failure{Kind: failGarbage, Status: resp.StatusCode, Err: errors.New("no list of models")}
+	}
+	name = list.Data[0].ID
+	for _, m := range list.Data {
+		if m.ID == modelLocal {
+			name = m.ID
+		}
+	}
+	u.mu.Lock()
+	u.model = name
+	u.mu.Unlock()
+	return name, nil
+}
+
+// statusFailure is the failure of an answer that is not 200. Of its text only the
+// beginning is kept, for the server's own log.
+func statusFailure(resp *http.Response) error {
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, 512))
+	f := &Failure{Kind: failRefused, Status: resp.StatusCode, RetryAfter: retryAfter(resp.Header), Err: fmt.Errorf("status %d: %q", resp.StatusCode, text)}
+	switch c := resp.StatusCode; {
+	case c == http.StatusTooManyRequests:
+		f.Kind = failBusy
+	case c == http.StatusUnauthorized || c == http.StatusForbidden:
+		f.Kind = failDenied
+	case c == http.StatusRequestTimeout || c == http.StatusGatewayTimeout:
+		f.Kind = failTimeout
+	case c >= 500:
+		f.Kind = failServer
+	case c < 400:
+		f.Kind = failGarbage
+	}
+	return f
+}
+
+// retryAfter reads the header of that name: seconds or a date; 0 without one.
+func retryAfter(h http.Header) time.Duration {
+	s := h.Get("Retry-After")
+	if n, err := strconv.ParseInt(s, 10, 32); err == nil && n > 0 {
+		return time.Duration(n) * time.Second
+	}
+	if t, err := http.ParseTime(s); err == nil {
+		return max(0, time.Until(t))
+	}
+	return 0
+}
+
+// Causes of a cancelled call.
+var (
+	errSlow    = errors.New("nothing came in time")
+	errTotal   = errors.New("the answer took too long")
+	errTooLong = errors.New("the answer is too long")
+	errBroken  = errors.New("the answer breaks off")
+	errGarbage = errors.New("not an OpenAI-compatible answer")
+)
+
+// failure finds out what kind of failure err is.
+func (u *Upstream) failure(ctx context.Context, err error) *Failure {
+	var f *Failure
+	if errors.As(err, &f) {
+		return f
+	}
+	f = &Failure{Err: err}
+	var unknown x509.UnknownAuthorityError
+	var host x509.HostnameError
+	var invalid x509.CertificateInvalidError
+	var verify *tls.CertificateVerificationError
+	var record tls.RecordHeaderError
+	var alert tls.AlertError
+	var netErr net.Error
+	switch {
+	case errors.Is(err, errSlow), errors.Is(err, errTotal), errors.Is(context.Cause(ctx), errTotal):
+		f.Kind = failTimeout
+	case ctx.Err() != nil:
+		f.Kind = failCancelled
+	case errors.Is(err, errRedirect):
+		f.Kind = failRedirect
+	case errors.Is(err, errTooLong):
+		f.Kind = failTooLong
+	case errors.Is(err, errGarbage):
+		f.Kind = failGarbage
+	case errors.Is(err, errBroken), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
+		f.Kind = failBroken
+	case errors.As(err, &unknown), errors.As(err, &host), errors.As(err, &invalid), errors.As(err, &verify), errors.As(err, &record), errors.As(err, &alert):
+		f.Kind = failTLS
+	case errors.As(err, &netErr) && netErr.Timeout(), errors.Is(err, context.Canceled):
+		f.Kind = failTimeout // our own timers: the caller's cancelling is handled above
+	case isDial(err):
+		f.Kind = failConnect
+	case isProtocol(err):
+		f.Kind = failGarbage
+	default:
+		f.Kind = failBroken
+	}
+	return f
+}
+
+// isDial reports whether no connection was made.
+func isDial(err error) bool {
+	var op *net.OpError
+	var dns *net.DNSError
+	return errors.As(err, &op) && (op.Op == "dial" || op.Op == "proxyconnect") || errors.As(err, &dns)
+}
+
+// isProtocol reports whether the other side speaks no HTTP; net/http has no error
+// value for it.
+func isProtocol(err error) bool {
+	return strings.Contains(err.Error(), "malformed HTTP") || strings.Contains(err.Error(), "server gave HTTP response")
+}
+
+// watched is a body whose reader is cancelled when a read takes too long, and
+// which ends with an error above a number of bytes. Time that the reader spends
+// elsewhere, as on a client that reads slowly, does not count.
+type watched struct {
+	io.ReadCloser
+	slow  *time.Timer
+	stall time.Duration
+	left  int64
+}
+
+// Read implements io.Reader.
+func (w *watched) Read(p []byte) (int, error) {
+	w.slow.Reset(w.stall)
+	n, err := w.ReadCloser.Read(p)
+	w.slow.Stop()
+	if w.left -= int64(n); w.left < 0 {
+		return 0, errTooLong
+	}
+	return n, err
+}
+
+// isType reports whether a response has that media type.
+func isType(resp *http.Response, want string) bool {
+	t, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+	return err == nil && t == want
+}
