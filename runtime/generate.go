@@ -77,7 +77,12 @@ func (s *Session) Generate(ctx context.Context, r Request, emit func(text string
 	out := newStopper(s.m.Tokenizer, r.Stop, emit)
 	out.skip(r.Prompt[len(r.Prompt)-r.Begun:])
 	sampler := NewSampler(r.Sampling)
-	seen := slices.Clone(r.Prompt)
+	room := s.Room()
+	if r.MaxTokens > 0 {
+		room = min(room, len(r.Prompt)+r.MaxTokens)
+	}
+	seen := append(make([]int32, 0, len(r.Prompt)+min(max(room-len(r.Prompt), 0), 4096)+1), r.Prompt...)
+	res.IDs = make([]int32, 0, cap(seen)-len(seen))
 	d := s.startReader(r)
 	defer d.end()
 	feed := decoder{s, r.Speculate}
@@ -126,7 +131,7 @@ func (s *Session) Generate(ctx context.Context, r Request, emit func(text string
 	if res.Handoff {
 		// Whoever goes on from the text gets what is certain: no half of a
 		// character, no beginning of a stop string.
-		res.Text = out.text.String()
+		res.Text = out.text()
 	} else {
 		res.Text, err = out.finish()
 	}
@@ -137,15 +142,19 @@ func (s *Session) Generate(ctx context.Context, r Request, emit func(text string
 	return res, err
 }
 
-// stopper decodes ids and holds back text that may become a stop string.
+// stopper decodes ids and holds back text that may become a stop string. What
+// it emits are parts of one growing text, so a token allocates nothing.
 type stopper struct {
 	stream *tokenizer.Stream
 	stop   []string
 	emit   func(string) error
-	text   strings.Builder // emitted
-	held   string
+	all    strings.Builder // emitted, then held back
+	sent   int             // bytes of all that are emitted
 	ended  bool
 }
+
+// text is what was emitted.
+func (s *stopper) text() string { return s.all.String()[:s.sent] }
 
 func newStopper(t *tokenizer.Tokenizer, stop []string, emit func(string) error) *stopper {
 	s := &stopper{emit: emit, stop: slices.DeleteFunc(slices.Clone(stop), func(x string) bool { return x == "" })}
@@ -173,35 +182,35 @@ func (s *stopper) push(id int32) (bool, error) {
 }
 
 func (s *stopper) add(text string, last bool) (bool, error) {
-	s.held += text
+	s.all.WriteString(text)
+	held := s.all.String()[s.sent:]
 	cut := -1
 	for _, x := range s.stop {
-		if i := strings.Index(s.held, x); i >= 0 && (cut < 0 || i < cut) {
+		if i := strings.Index(held, x); i >= 0 && (cut < 0 || i < cut) {
 			cut = i
 		}
 	}
-	out := s.held
+	out := held
 	if cut >= 0 {
 		s.ended = true
-		out = s.held[:cut]
+		out = held[:cut]
 	} else if !last {
-		out = s.held[:len(s.held)-s.pending()]
+		out = held[:len(held)-s.pending(held)]
 	}
-	s.held = s.held[len(out):]
+	s.sent += len(out)
 	if out == "" {
 		return s.ended, nil
 	}
-	s.text.WriteString(out)
 	return s.ended, s.emit(out)
 }
 
 // pending is the length of the longest end of the held text that begins a stop
 // string.
-func (s *stopper) pending() int {
+func (s *stopper) pending(held string) int {
 	most := 0
 	for _, x := range s.stop {
-		for n := min(len(x)-1, len(s.held)); n > most; n-- {
-			if strings.HasSuffix(s.held, x[:n]) {
+		for n := min(len(x)-1, len(held)); n > most; n-- {
+			if strings.HasSuffix(held, x[:n]) {
 				most = n
 			}
 		}
@@ -216,7 +225,7 @@ func (s *stopper) finish() (string, error) {
 			return "", err
 		}
 	}
-	return s.text.String(), nil
+	return s.text(), nil
 }
 
 // EncodeText returns the ids of raw text as the tokenizer's post-processor

@@ -1,8 +1,8 @@
 package slmrt
 
 import (
-	"cmp"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 
@@ -42,10 +42,10 @@ func (c Sampling) Check() error {
 // Sampler draws tokens. All its arithmetic is float32 in a fixed order with
 // the kernel's exp, so a seed gives the same tokens on every CPU.
 type Sampler struct {
-	c    Sampling
-	rand *rand.PCG
-	cand []candidate
-	z    []float32
+	c          Sampling
+	rand       *rand.PCG
+	cand, swap []candidate
+	z          []float32
 }
 
 type candidate struct {
@@ -65,21 +65,7 @@ func (s *Sampler) Next(z []float32, seen []int32) int32 {
 	if s.c.Temperature == 0 {
 		return int32(kernel.ArgMax(z))
 	}
-	c := s.cand[:0]
-	for i, v := range z {
-		c = append(c, candidate{int32(i), v})
-	}
-	s.cand = c
-	// Largest first, the smaller id of equals.
-	slices.SortFunc(c, func(a, b candidate) int {
-		if n := cmp.Compare(b.z, a.z); n != 0 {
-			return n
-		}
-		return cmp.Compare(a.id, b.id)
-	})
-	if s.c.TopK > 0 {
-		c = c[:min(s.c.TopK, len(c))]
-	}
+	c := s.largest(z)
 	// The difference before the division: a logit over a tiny temperature is
 	// infinite, and Inf - Inf no number.
 	top, total := c[0].z, float32(0)
@@ -130,4 +116,97 @@ func (s *Sampler) penalise(z []float32, seen []int32) []float32 {
 		}
 	}
 	return s.z
+}
+
+// largest returns the candidates that top-k leaves, the largest logit first
+// and the smaller id of equals.
+func (s *Sampler) largest(z []float32) []candidate {
+	if k := s.c.TopK; k > 0 && k <= len(z)/8 {
+		return s.topK(z, k)
+	}
+	c := s.cand[:0]
+	for i, v := range z {
+		c = append(c, candidate{int32(i), v})
+	}
+	s.cand, s.swap = c, slices.Grow(s.swap[:0], len(c))[:len(c)]
+	sortCandidates(c, s.swap)
+	if s.c.TopK > 0 {
+		c = c[:min(s.c.TopK, len(c))]
+	}
+	return c
+}
+
+// before says that a comes before b.
+func before(a, b candidate) bool { return a.z > b.z || a.z == b.z && a.id < b.id }
+
+// topK keeps the first k candidates in a heap whose root is the last of them.
+func (s *Sampler) topK(z []float32, k int) []candidate {
+	h := s.cand[:0]
+	for i, v := range z {
+		x := candidate{int32(i), v}
+		if len(h) < k {
+			h = append(h, x)
+			for at := len(h) - 1; at > 0 && before(h[(at-1)/2], h[at]); at = (at - 1) / 2 {
+				h[at], h[(at-1)/2] = h[(at-1)/2], h[at]
+			}
+			continue
+		}
+		if before(x, h[0]) {
+			h[0] = x
+			sink(h, 0)
+		}
+	}
+	s.cand = h
+	for n := len(h) - 1; n > 0; n-- {
+		h[0], h[n] = h[n], h[0]
+		sink(h[:n], 0)
+	}
+	return h
+}
+
+// sink moves h[at] down to its place.
+func sink(h []candidate, at int) {
+	for {
+		last := at
+		for _, child := range [2]int{2*at + 1, 2*at + 2} {
+			if child < len(h) && before(h[last], h[child]) {
+				last = child
+			}
+		}
+		if last == at {
+			return
+		}
+		h[at], h[last] = h[last], h[at]
+		at = last
+	}
+}
+
+// sortCandidates sorts c, whose ids ascend, byte by byte of the logits; equal
+// ones keep their order. swap is as long as c.
+func sortCandidates(c, swap []candidate) {
+	for shift := 0; shift < 32; shift += 8 {
+		var at [257]int
+		for _, x := range c {
+			at[descending(x.z)>>shift&255+1]++
+		}
+		for i := range 256 {
+			at[i+1] += at[i]
+		}
+		for _, x := range c {
+			k := descending(x.z) >> shift & 255
+			swap[at[k]] = x
+			at[k]++
+		}
+		c, swap = swap, c
+	}
+}
+
+// descending maps z to a key that is smaller the larger z is, the same for both
+// zeros.
+func descending(z float32) uint32 {
+	b := math.Float32bits(z + 0) // -0 + 0 = 0
+	if b>>31 == 1 {
+		return b
+	}
+	return ^b &^ (1 << 31)
 }

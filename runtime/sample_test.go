@@ -1,8 +1,10 @@
 package slmrt
 
 import (
+	"cmp"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"slmc/internal/kernel"
@@ -133,5 +135,47 @@ func TestSamplingCheck(t *testing.T) {
 	}
 	if err := (Sampling{Temperature: 0.7, TopK: 40, TopP: 0.9, MinP: 0.05, RepetitionPenalty: 1.1}).Check(); err != nil {
 		t.Error(err)
+	}
+}
+
+// What top-k keeps and the order of the candidates are those of a plain sort.
+func TestSamplerOrder(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 5))
+	for _, n := range []int{1, 2, 17, 1000} {
+		z := make([]float32, n)
+		for i := range z {
+			z[i] = float32(r.IntN(n)-n/2) / 8 // with equals
+			if z[i] == 0 && i%2 == 0 {
+				z[i] = float32(math.Copysign(0, -1))
+			}
+		}
+		want := make([]candidate, n)
+		for i, v := range z {
+			want[i] = candidate{int32(i), v}
+		}
+		slices.SortStableFunc(want, func(a, b candidate) int { return cmp.Compare(b.z, a.z) })
+		for _, k := range []int{0, 1, n / 8, n / 2, n, n + 1} {
+			w := want
+			if k > 0 {
+				w = want[:min(k, n)]
+			}
+			if got := NewSampler(Sampling{TopK: k}).largest(z); !slices.Equal(got, w) {
+				t.Errorf("%d logits, top-k %d: order differs from a sort", n, k)
+			}
+		}
+	}
+}
+
+func TestSamplerAllocatesNothing(t *testing.T) {
+	r := rand.New(rand.NewPCG(6, 6))
+	z := make([]float32, 5000)
+	for i := range z {
+		z[i] = float32(r.NormFloat64())
+	}
+	for _, c := range []Sampling{{}, {Temperature: 1}, {Temperature: 1, TopK: 40}, {Temperature: 0.7, TopP: 0.9, RepetitionPenalty: 1.1}} {
+		s := NewSampler(c)
+		if n := testing.AllocsPerRun(20, func() { s.Next(z, []int32{1, 2, 3}) }); n != 0 {
+			t.Errorf("%+v: %g allocations a token, want none", c, n)
+		}
 	}
 }

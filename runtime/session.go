@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	goruntime "runtime"
 	"slices"
 
@@ -131,7 +132,11 @@ type Session struct {
 	ops    *exec.Plain
 	pos    int
 	kernel string // the implementation that was chosen
+	f      *kernel.Funcs
 	see    func(block int, x *tensor.Mat)
+	feed   feed         // the call under way
+	run    func() error // batches, as a value made once
+	tap    tap
 }
 
 // NewSession checks the memory contract, then allocates. A budget that is too
@@ -153,7 +158,8 @@ func (m *Model) NewSession(o Options) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Session{m: m, o: o, pool: exec.NewPool(o.Threads), kernel: f.Name}
+	s := &Session{m: m, o: o, pool: exec.NewPool(o.Threads), kernel: f.Name, f: f}
+	s.run = s.batches
 	s.ops = exec.NewPlain(m.Graph, m.Params, f, s.pool, exec.NewCache(m.Graph, o.KV, o.Context))
 	return s, nil
 }
@@ -171,73 +177,90 @@ func (s *Session) Room() int { return s.o.Context - s.pos }
 func (s *Session) Truncate(n int) { s.pos = min(s.pos, max(n, 0)) }
 
 // Feed appends ids and returns the logits [V] after the last of them, valid
-// until the next call. Nothing is changed when it fails.
+// until the next call. Nothing is changed when it fails. Feeding one token
+// allocates nothing.
 func (s *Session) Feed(ctx context.Context, ids []int32) ([]float32, error) {
-	var last []float32
-	err := s.forward(ctx, ids, s.o.Batch, false, func(_ int, z []float32) error {
-		last = z
-		return nil
-	})
-	return last, err
+	err := s.forward(feed{ctx: ctx, ids: ids, batch: s.o.Batch})
+	return s.feed.last, err
 }
 
 // Logits appends ids and gives each of them the logits [V] that follow it, in
 // order; z is valid during the call only.
 func (s *Session) Logits(ctx context.Context, ids []int32, each func(i int, z []float32) error) error {
-	return s.forward(ctx, ids, LogitRows(s.o.Batch, s.m.Graph.Vocab), true, each)
+	return s.forward(feed{ctx: ctx, ids: ids, batch: LogitRows(s.o.Batch, s.m.Graph.Vocab), each: each})
 }
 
-// forward runs ids in batches. Without all, each gets the last logits only.
-func (s *Session) forward(ctx context.Context, ids []int32, batch int, all bool, each func(i int, z []float32) error) error {
-	if err := s.check(ids); err != nil {
+// feed is one call of Feed or Logits. With each, all ids get their logits;
+// without, last receives those of the last.
+type feed struct {
+	ctx   context.Context
+	ids   []int32
+	batch int
+	each  func(i int, z []float32) error
+	last  []float32
+}
+
+// forward runs p in batches.
+func (s *Session) forward(p feed) error {
+	s.feed = p
+	if err := s.check(p.ids); err != nil {
 		return err
 	}
 	start := s.pos
-	ops := exec.Ops(s.ops)
-	if s.see != nil {
-		ops = tap{s.ops, s.see}
-	}
-	run := func() error {
-		for i := 0; i < len(ids); i += batch {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			part := ids[i:min(i+batch, len(ids))]
-			from := 0
-			if !all {
-				from = len(part)
-				if i+batch >= len(ids) {
-					from-- // the last token's logits are the result
-				}
-			}
-			z, err := exec.Forward(s.m.Graph, ops, exec.Batch{IDs: part, Pos: s.pos}, from)
-			if err != nil {
-				return err
-			}
-			s.pos += len(part)
-			if z == nil {
-				continue
-			}
-			for r := range z.R {
-				if !kernel.Finite(z.Row(r)) {
-					return fmt.Errorf("logits at position %d: %w", s.pos-z.R+r, exec.ErrNotFinite)
-				}
-				if err := each(i+from+r, z.Row(r)); err != nil {
-					return err
-				}
-			}
-		}
-		return nil
-	}
+	var err error
 	if s.m.guard != nil {
-		unguarded := run
-		run = func() error { return s.m.guard(unguarded) }
+		err = s.m.guard(s.run)
+	} else {
+		err = s.run()
 	}
-	err := run()
+	s.feed.ctx, s.feed.ids, s.feed.each = nil, nil, nil
 	if err != nil {
-		s.pos = start
+		s.pos, s.feed.last = start, nil
 	}
 	return err
+}
+
+// batches runs the session's feed.
+func (s *Session) batches() error {
+	p := &s.feed
+	ops := exec.Ops(s.ops)
+	if s.see != nil {
+		s.tap = tap{s.ops, s.see}
+		ops = &s.tap
+	}
+	for i := 0; i < len(p.ids); i += p.batch {
+		if err := p.ctx.Err(); err != nil {
+			return err
+		}
+		part := p.ids[i:min(i+p.batch, len(p.ids))]
+		from := 0
+		if p.each == nil {
+			from = len(part)
+			if i+p.batch >= len(p.ids) {
+				from-- // the last token's logits are the result
+			}
+		}
+		z, err := exec.Forward(s.m.Graph, ops, exec.Batch{IDs: part, Pos: s.pos}, from)
+		if err != nil {
+			return err
+		}
+		s.pos += len(part)
+		if z == nil {
+			continue
+		}
+		for r := range z.R {
+			row := z.Row(r)
+			if !(s.f.AbsMax(row) <= math.MaxFloat32) {
+				return fmt.Errorf("logits at position %d: %w", s.pos-z.R+r, exec.ErrNotFinite)
+			}
+			if p.each == nil {
+				p.last = row
+			} else if err := p.each(i+from+r, row); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func (s *Session) check(ids []int32) error {

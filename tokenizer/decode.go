@@ -32,15 +32,38 @@ type Stream struct {
 	t           *Tokenizer
 	skipSpecial bool
 	stages      []stage
-	out         strings.Builder
+	emit        []func(token) // what stage i emits into, made once
+	out         text
+}
+
+// text grows at its end and gives parts of itself as strings, so that a stream
+// allocates only when it doubles.
+type text struct {
+	b     strings.Builder
+	taken int
+}
+
+// add returns x as a string.
+func (t *text) add(x []byte) string {
+	n := t.b.Len()
+	t.b.Write(x)
+	return t.b.String()[n:]
+}
+
+// take returns what was written since the last call.
+func (t *text) take() string {
+	x := t.b.String()[t.taken:]
+	t.taken = t.b.Len()
+	return x
 }
 
 // NewStream starts decoding a text. The strings that Push and Flush return are
 // complete UTF-8 characters, and together what Decode returns for all ids.
 func (t *Tokenizer) NewStream(skipSpecial bool) *Stream {
 	s := &Stream{t: t, skipSpecial: skipSpecial}
-	for _, m := range t.stages {
+	for i, m := range t.stages {
 		s.stages = append(s.stages, m())
+		s.emit = append(s.emit, func(x token) { s.pass(i+1, x) })
 	}
 	return s
 }
@@ -50,15 +73,15 @@ func (t *Tokenizer) NewStream(skipSpecial bool) *Stream {
 // adds nothing.
 func (s *Stream) Push(id int32) string {
 	s.push(id)
-	return s.take()
+	return s.out.take()
 }
 
 // Flush returns the text held back; incomplete characters become U+FFFD.
 func (s *Stream) Flush() string {
 	for i := range s.stages {
-		s.stages[i].flush(func(x token) { s.pass(i+1, x) })
+		s.stages[i].flush(s.emit[i])
 	}
-	return s.take()
+	return s.out.take()
 }
 
 func (s *Stream) push(id int32) {
@@ -77,16 +100,10 @@ func (s *Stream) push(id int32) {
 
 func (s *Stream) pass(i int, x token) {
 	if i == len(s.stages) {
-		s.out.WriteString(x.text)
+		s.out.b.WriteString(x.text)
 		return
 	}
-	s.stages[i].push(x, func(y token) { s.pass(i+1, y) })
-}
-
-func (s *Stream) take() string {
-	x := s.out.String()
-	s.out.Reset()
-	return x
+	s.stages[i].push(x, s.emit[i])
 }
 
 // Decode gives the text of ids; with skipSpecial, without special tokens. Ids
@@ -98,9 +115,9 @@ func (t *Tokenizer) Decode(ids []int32, skipSpecial bool) string {
 		s.push(id)
 	}
 	for i := range s.stages {
-		s.stages[i].flush(func(x token) { s.pass(i+1, x) })
+		s.stages[i].flush(s.emit[i])
 	}
-	return s.take()
+	return s.out.take()
 }
 
 // compileDecoders makes the stages of s.decode. After "fuse" the text is one
@@ -126,7 +143,7 @@ func compileDecoders(s *spec) ([]stageMaker, error) {
 
 func compileDecoder(s *spec, st step, fused bool) (stageMaker, error) {
 	each := func(f func(string) string) stageMaker {
-		return func() stage { return perToken(f) }
+		return func() stage { return &perToken{f, map[string]string{}} }
 	}
 	switch st.op {
 	case "bytelevel":
@@ -179,11 +196,24 @@ func compileDecoder(s *spec, st step, fused bool) (stageMaker, error) {
 	return nil, fmt.Errorf("%w: unknown decoder", ErrUnsupported)
 }
 
-// perToken is a stage that rewrites each token on its own.
-type perToken func(string) string
+// perToken is a stage that rewrites each token on its own. It keeps what it has
+// rewritten: a text is made of few different tokens.
+type perToken struct {
+	f    func(string) string
+	done map[string]string
+}
 
-func (f perToken) push(t token, emit func(token)) { emit(token{text: f(t.text)}) }
-func (f perToken) flush(func(token))              {}
+func (p *perToken) push(t token, emit func(token)) {
+	y, ok := p.done[t.text]
+	if !ok {
+		y = p.f(t.text)
+		if len(p.done) < 1<<16 {
+			p.done[t.text] = y
+		}
+	}
+	emit(token{text: y})
+}
+func (p *perToken) flush(func(token)) {}
 
 // spaced puts a space between tokens.
 type spaced struct{ some bool }
@@ -216,7 +246,10 @@ func (w *whole) flush(emit func(token)) {
 
 // byteLevelStage joins the bytes of all tokens and emits whole characters.
 // A token with a character that stands for no byte counts as it is written.
-type byteLevelStage struct{ held []byte }
+type byteLevelStage struct {
+	held []byte
+	out  text
+}
 
 func (s *byteLevelStage) push(t token, emit func(token)) {
 	n := len(s.held)
@@ -226,6 +259,14 @@ func (s *byteLevelStage) push(t token, emit func(token)) {
 	}
 	if !ok {
 		s.held = append(s.held[:n], t.text...)
+	}
+	if utf8.Valid(s.held) {
+		x := s.out.add(s.held)
+		s.held = s.held[:0]
+		if x != "" {
+			emit(token{text: x})
+		}
+		return
 	}
 	text, rest := lossyUTF8(s.held)
 	s.held = append(s.held[:0], rest...)
