@@ -40,8 +40,8 @@ type Speculation struct {
 }
 
 // DefaultProposals is the most proposals of a pass unless a Speculation says
-// otherwise.
-const DefaultProposals = 8
+// otherwise (bench/speculative.md).
+const DefaultProposals = 4
 
 // Limits of a Speculation's numbers: more is a mistake.
 const (

@@ -70,7 +70,7 @@ func speculationFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "draft", DefaultText: "the recipe's", Usage: "let the smaller model in `BUNDLE` propose tokens; never changes a result"},
 		&cli.IntFlag{Name: "lookup", DefaultText: "the recipe's", Usage: "propose what followed the last `N` tokens before, 0 for no proposals; never changes a result"},
-		&cli.IntFlag{Name: "proposals", DefaultText: "8", Usage: "propose up to `N` tokens at once"},
+		&cli.IntFlag{Name: "proposals", DefaultText: "4", Usage: "propose up to `N` tokens at once"},
 	}
 }
 
