@@ -88,7 +88,7 @@ func (s *Session) Generate(ctx context.Context, r Request, emit func(text string
 	feed := decoder{s, r.Speculate}
 	defer feed.end()
 	z, err := feed.start(ctx, r.Prompt)
-	res.Handoff = err == nil && d.read(deferral.Pre, false)
+	res.Handoff = err == nil && d.prompt(z)
 	for err == nil {
 		if res.Handoff {
 			res.Stop = StopHandoff

@@ -72,7 +72,7 @@ func FromBundle(b *bundle.Bundle) (*Model, error) {
 			}
 			m.Template = t
 		}
-		return nil
+		return loadRouter(b, m)
 	})
 	if err != nil {
 		return nil, err

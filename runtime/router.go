@@ -1,6 +1,12 @@
 package slmrt
 
 import (
+	"bytes"
+	"errors"
+	"fmt"
+
+	"slmc/formats"
+	"slmc/formats/bundle"
 	"slmc/internal/deferral"
 	"slmc/internal/exec"
 	"slmc/tensor"
@@ -48,8 +54,8 @@ func (s *Session) startReader(r Request) *reader {
 	if r.OnReading == nil || s.m.router == nil {
 		return nil
 	}
-	d := &reader{s: s, r: s.m.router, on: r.OnReading, found: s.see, c: s.m.router.NewCollector()}
-	d.c.Start(len(r.Prompt))
+	d := &reader{s: s, r: s.m.router, on: r.OnReading, found: s.see, c: s.m.router.NewCollector(s.f)}
+	d.c.Start(r.Prompt)
 	s.see = d.c.State
 	if d.found != nil {
 		s.see = func(block int, x *tensor.Mat) {
@@ -65,6 +71,15 @@ func (d *reader) end() {
 	if d != nil {
 		d.s.see = d.found
 	}
+}
+
+// prompt takes the logits after the prompt and asks for the first reading.
+func (d *reader) prompt(z []float32) (handoff bool) {
+	if d == nil {
+		return false
+	}
+	d.c.Prompt(z)
+	return d.read(deferral.Pre, false)
 }
 
 // token takes a generated token and the logits that it was chosen from.
@@ -91,4 +106,50 @@ func (d *reader) readings() []deferral.Reading {
 		return nil
 	}
 	return d.all
+}
+
+// loadRouter decodes the router section of a bundle, if it has one, and holds
+// it to the weights that it was trained on: another model's router would read
+// noise.
+func loadRouter(b *bundle.Bundle, m *Model) error {
+	text := b.Section(bundle.SectionRouter)
+	if text == nil {
+		return nil
+	}
+	at := b.Manifest().Section(bundle.SectionRouter).Offset
+	r, err := deferral.Decode(bytes.Clone(text))
+	if err != nil {
+		var known *formats.Error
+		if errors.As(err, &known) && known.File == "" {
+			e := *known
+			e.File, e.Offset = b.Name(), at+max(e.Offset, 0)
+			return &e
+		}
+		return sectionError(b, bundle.SectionRouter, err)
+	}
+	weights := bundle.Digest(r.Weights())
+	if root := b.Manifest().Section(bundle.SectionWeights).Root; weights != root {
+		return formats.Corrupt(b.Name(), "", at+16, "router: it was trained on weights with digest %s, the bundle holds %s; train a router on this bundle", weights, root)
+	}
+	if want := ShapeOf(m); r.Shape() != want {
+		return formats.Corrupt(b.Name(), "", at, "router: made for %+v, the model is %+v", r.Shape(), want)
+	}
+	m.router = r
+	return nil
+}
+
+// ShapeOf is what a router has to know of a model.
+func ShapeOf(m *Model) deferral.Shape {
+	return deferral.Shape{Blocks: len(m.Graph.Blocks), Hidden: m.Graph.Hidden, Giver: exec.LastGiver(m.Graph)}
+}
+
+// WithRouter returns the same model with another router, nil for none: what a
+// router's maker measures before it is stored.
+func (m *Model) WithRouter(r *deferral.Router) (*Model, error) {
+	if r != nil && r.Shape() != ShapeOf(m) {
+		return nil, fmt.Errorf("router made for %+v, the model is %+v", r.Shape(), ShapeOf(m))
+	}
+	c := *m
+	c.router = r
+	return &c, nil
 }

@@ -1,0 +1,4 @@
+package routertrain
+
+// Redaction says what of a query's text a label file keeps.
+type Redaction string
