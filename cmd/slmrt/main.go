@@ -34,6 +34,7 @@ var commands = []command{
 	{"verify", "check every byte of a bundle and replay its golden vectors", verify},
 	{"run", "answer --user through the chat template, or continue --prompt", generate},
 	{"bench", "time load, prefill and decode", bench},
+	{"trace", "print the digests inside a golden prompt, layer by layer", trace},
 	{"info", "say what a bundle holds", info},
 }
 
@@ -45,6 +46,7 @@ type call struct {
 	pubkey, kernel, prompt      string
 	user, kv                    string
 	threads, contextLen, tokens int
+	golden                      int
 	budget                      int64
 	sampling                    slmrt.Sampling
 	bench                       slmrt.BenchOptions
@@ -127,6 +129,7 @@ func parse(cmd command, args []string, stdout, stderr io.Writer) (*call, error) 
 	f.IntVar(&c.wish.Lookup, "lookup", 0, "run: propose what followed the last tokens before, 0 for no proposals (default: the recipe's)")
 	f.IntVar(&c.wish.Tokens, "proposals", 0, "run: propose up to this many tokens at once (default 4)")
 	temperature := f.Float64("temperature", 0, "run: 0 takes the likeliest token")
+	f.IntVar(&c.golden, "golden", 0, "trace: number of the golden prompt")
 	f.IntVar(&c.bench.Prompt, "prompt-tokens", 512, "bench: prompt tokens")
 	f.IntVar(&c.bench.Generate, "decode-tokens", 128, "bench: decoded tokens")
 	f.IntVar(&c.bench.Repetitions, "repetitions", 5, "bench: repetitions")
@@ -302,6 +305,31 @@ func bench(ctx context.Context, c *call) error {
 	return c.print(res)
 }
 
+// trace prints one object: equal output means equal layers.
+func trace(ctx context.Context, c *call) error {
+	o, err := c.options()
+	if err != nil {
+		return err
+	}
+	m, b, err := c.load(ctx)
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	g, err := b.Golden()
+	if err != nil {
+		return err
+	}
+	if g == nil || c.golden < 0 || c.golden >= len(g.Prompts) {
+		return fmt.Errorf("%w: %s has no golden prompt %d", errUsage, b.Name(), c.golden)
+	}
+	steps, err := m.Trace(ctx, g, c.golden, o)
+	if err != nil {
+		return err
+	}
+	return c.print(slmrt.Trace{Golden: c.golden, Steps: steps})
+}
+
 func info(ctx context.Context, c *call) error {
 	m, b, err := c.load(ctx)
 	if err != nil {
@@ -309,7 +337,11 @@ func info(ctx context.Context, c *call) error {
 	}
 	defer m.Close()
 	man := b.Manifest()
-	mem, err := m.Memory(slmrt.Options{})
+	o, err := c.options()
+	if err != nil {
+		return err
+	}
+	mem, err := m.Memory(o)
 	if err != nil {
 		return err
 	}
