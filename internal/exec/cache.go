@@ -116,29 +116,29 @@ func (s *store) put(f *kernel.Funcs, at int, x []float32) bool {
 	return kernel.Finite(x)
 }
 
-// scores writes the scaled products of q with the n keys from index at on.
-func (s *store) scores(f *kernel.Funcs, dst, q []float32, at int, mul float32) {
-	E, n := len(q), len(dst)
+// scores writes the scaled products [G n] of the query heads q [G E] with the n
+// keys from index at on.
+func (s *store) scores(f *kernel.Funcs, dst, q []float32, E, at, n int, mul float32) {
 	switch {
 	case s.i8 != nil:
-		f.ScoresKV8(dst, q, s.i8[at*E:(at+n)*E], s.scales[at:at+n], mul)
+		f.ScoresHeadsKV8(dst, q, E, s.i8[at*E:(at+n)*E], s.scales[at:at+n], mul)
 	case s.f16 != nil:
-		f.ScoresF16(dst, q, s.f16[at*E:(at+n)*E], mul)
+		f.ScoresHeadsF16(dst, q, E, s.f16[at*E:(at+n)*E], mul)
 	default:
-		f.ScoresF32(dst, q, s.f32[at*E:(at+n)*E], mul)
+		f.ScoresHeadsF32(dst, q, E, s.f32[at*E:(at+n)*E], mul)
 	}
 }
 
-// mix writes the values from index at on, weighted by p.
-func (s *store) mix(f *kernel.Funcs, dst, p []float32, at int) {
-	E, n := len(dst), len(p)
+// mix writes the n values from index at on, weighted by p [G n], as dst [G E].
+// It may overwrite p.
+func (s *store) mix(f *kernel.Funcs, dst, p []float32, E, at, n int) {
 	switch {
 	case s.i8 != nil:
-		f.MixKV8(dst, p, s.i8[at*E:(at+n)*E], s.scales[at:at+n])
+		f.MixHeadsKV8(dst, p, E, s.i8[at*E:(at+n)*E], s.scales[at:at+n])
 	case s.f16 != nil:
-		f.MixF16(dst, p, s.f16[at*E:(at+n)*E])
+		f.MixHeadsF16(dst, p, E, s.f16[at*E:(at+n)*E])
 	default:
-		f.MixF32(dst, p, s.f32[at*E:(at+n)*E])
+		f.MixHeadsF32(dst, p, E, s.f32[at*E:(at+n)*E])
 	}
 }
 
@@ -152,15 +152,18 @@ func (c *Cache) attend(f *kernel.Funcs, b *model.Block, dst, q []float32, kv, po
 		first = max(0, pos+1-b.Window)
 	}
 	at, n, E := kv*c.Capacity+first, pos+1-first, b.HeadDim
-	for h := 0; h < len(q); h += E {
-		p := scores[h/E*n:][:n]
-		s.k.scores(f, p, q[h:h+E], at, b.AttnScale)
-		if b.AttnCap != 0 {
-			f.SoftCap(p, b.AttnCap)
-		}
-		sum := f.Softmax(p, first)
-		out := dst[h : h+E]
-		s.v.mix(f, out, p, at)
+	heads := len(q) / E
+	p, sums := scores[:heads*n], scores[heads*n:][:heads]
+	s.k.scores(f, p, q, E, at, n, b.AttnScale)
+	if b.AttnCap != 0 {
+		f.SoftCap(p, b.AttnCap)
+	}
+	for h := range sums {
+		sums[h] = f.Softmax(p[h*n:][:n], first)
+	}
+	s.v.mix(f, dst, p, E, at, n)
+	for h, sum := range sums {
+		out := dst[h*E:][:E]
 		for e := range out {
 			out[e] /= sum
 		}
@@ -185,13 +188,13 @@ func (s *scratch) make(g *model.Graph, threads, capacity int) {
 }
 
 // scratchBytes is the size of a slot: the scores of all the query heads that
-// share a KV head.
+// share a KV head, and their sums.
 func scratchBytes(g *model.Graph, capacity int) int {
 	most := 1
 	for _, b := range g.Blocks {
 		most = max(most, b.Heads/b.KVHeads)
 	}
-	return 4 * most * capacity
+	return 4 * most * (capacity + 1)
 }
 
 func (s *scratch) take() int             { return <-s.free }

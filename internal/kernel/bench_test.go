@@ -143,6 +143,7 @@ func BenchmarkOps(b *testing.B) {
 	const E, n = 64, 1024
 	c := randomCache(b, r, n, E, 1)
 	q, scores, head := vec(E), vec(n), make([]float32, E)
+	q3, scores3, head3, p3, p3w := vec(3*E), vec(3*n), make([]float32, 3*E), vec(3*n), vec(3*n)
 	for _, op := range []struct {
 		name string
 		work float64 // elements, or products
@@ -163,6 +164,10 @@ func BenchmarkOps(b *testing.B) {
 		{"ScoresKV8", n * E, func(f *Funcs) { f.ScoresKV8(scores, q, c.kv8, c.scales, 0.125) }},
 		{"MixF32", n * E, func(f *Funcs) { f.MixF32(head, y[:n], c.f32) }},
 		{"MixF16", n * E, func(f *Funcs) { f.MixF16(head, y[:n], c.f16) }},
+		{"ScoresHeadsF16/3", 3 * n * E, func(f *Funcs) { f.ScoresHeadsF16(scores3, q3, E, c.f16, 0.125) }},
+		{"ScoresHeadsKV8/3", 3 * n * E, func(f *Funcs) { f.ScoresHeadsKV8(scores3, q3, E, c.kv8, c.scales, 0.125) }},
+		{"MixHeadsF16/3", 3 * n * E, func(f *Funcs) { f.MixHeadsF16(head3, p3, E, c.f16) }},
+		{"MixHeadsKV8/3", 3 * n * E, func(f *Funcs) { copy(p3w, p3); f.MixHeadsKV8(head3, p3w, E, c.kv8, c.scales) }},
 		{"MixKV8", n * E, func(f *Funcs) { f.MixKV8(head, y[:n], c.kv8, c.scales) }},
 	} {
 		b.Run(op.name, func(b *testing.B) {

@@ -66,6 +66,13 @@ type Funcs struct {
 	MixF32                  func(dst, p, v []float32)
 	MixF16                  func(dst, p []float32, v []uint16)
 	MixKV8                  func(dst, p []float32, v []int8, scales []uint16)
+	// For the query heads of one KV head (heads.go). MixHeads may overwrite p.
+	ScoresHeadsF32 func(dst, q []float32, E int, k []float32, mul float32)
+	ScoresHeadsF16 func(dst, q []float32, E int, k []uint16, mul float32)
+	ScoresHeadsKV8 func(dst, q []float32, E int, k []int8, scales []uint16, mul float32)
+	MixHeadsF32    func(dst, p []float32, E int, v []float32)
+	MixHeadsF16    func(dst, p []float32, E int, v []uint16)
+	MixHeadsKV8    func(dst, p []float32, E int, v []int8, scales []uint16)
 }
 
 // Impl is an implementation and whether this CPU can run it.
@@ -76,7 +83,13 @@ type Impl struct {
 
 // Impls lists every implementation built into this binary, fastest first. The
 // last is the scalar reference, which runs everywhere.
-func Impls() []Impl { return append(archImpls(), Impl{scalar, true}) }
+func Impls() []Impl {
+	all := append(archImpls(), Impl{scalar, true})
+	for i := range all {
+		all[i].Funcs = loopHeads(all[i].Funcs)
+	}
+	return all
+}
 
 // Select returns the implementation of that name, or the fastest that this CPU
 // runs when name is empty or "auto".

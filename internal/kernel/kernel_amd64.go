@@ -11,7 +11,9 @@ func archImpls() []Impl {
 	x := &cpu.X86
 	two := x.HasAVX2 && x.HasFMA && x.HasF16C
 	wide := two && x.HasBMI2 && x.HasAVX512F && x.HasAVX512BW && x.HasAVX512VL && x.HasAVX512DQ && x.HasAVX512VNNI
-	return []Impl{{checked(avx512Funcs()), wide}, {checked(avx2Funcs()), two}}
+	best := checked(avx512Funcs())
+	setHeadsAVX512(&best)
+	return []Impl{{best, wide}, {checked(avx2Funcs()), two}}
 }
 
 func avx512Funcs() Funcs {

@@ -43,6 +43,7 @@ var topics = []struct {
 	{"panelq", (*gen).panelQ},
 	{"panelf", (*gen).panelF},
 	{"attention", (*gen).attention},
+	{"heads", (*gen).heads},
 	{"vector", (*gen).vector},
 	{"quantize", (*gen).quantize},
 }
@@ -52,6 +53,9 @@ func generate() (map[string][]byte, error) {
 	files := map[string][]byte{}
 	for _, wide := range []bool{true, false} {
 		for _, topic := range topics {
+			if topic.name == "heads" && !wide {
+				continue // 16 registers are too few to gain from it
+			}
 			g := newGen(wide)
 			topic.emit(g)
 			base := fmt.Sprintf("%s_%s_amd64", topic.name, map[bool]string{true: "avx512", false: "avx2"}[wide])
