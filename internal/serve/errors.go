@@ -70,6 +70,8 @@ func asAPI(ctx context.Context, err error) *apiError {
 		return &apiError{http.StatusServiceUnavailable, kindShutdown, "", errShutdown.Error(), time.Second}
 	case errors.Is(err, errClient), cause != nil:
 		return &apiError{statusGone, kindClient, "", errClient.Error(), 0}
+	case errors.As(err, &f):
+		return ofFailure(f)
 	case errors.As(err, &wrong):
 		return &apiError{http.StatusBadRequest, kindRequest, wrong.param, wrong.msg, 0}
 	case errors.As(err, &large):
@@ -82,8 +84,6 @@ func asAPI(ctx context.Context, err error) *apiError {
 		return &apiError{http.StatusBadRequest, kindContext, "messages", err.Error(), 0}
 	case errors.Is(err, jinja.ErrRaised), errors.Is(err, slmrt.ErrNoTemplate):
 		return &apiError{http.StatusBadRequest, kindRequest, "messages", err.Error(), 0}
-	case errors.As(err, &f):
-		return ofFailure(f)
 	}
 	return &apiError{http.StatusInternalServerError, kindInternal, "", "the answer could not be computed", 0}
 }

@@ -22,6 +22,7 @@ import (
 	"slmc/internal/pipeline"
 	"slmc/internal/serve"
 	slmrt "slmc/runtime"
+	"slmc/tokenizer/jinja"
 )
 
 // assistant is the bundle of testdata/assistant-tiny, built once.
@@ -470,13 +471,36 @@ func jsonAnswer(status, body string, head ...string) string {
 	return fmt.Sprintf("HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n%s\r\n%s", status, len(body), strings.Join(head, ""), body)
 }
 
-// logged reads a server's log of decisions.
+// lines counts the decisions that were logged; a line is written when the client
+// has its answer already.
+func lines(r *running) int { return strings.Count(r.log.String(), "\n") }
+
+// logged stops a server and reads its log of decisions.
 func logged(t testing.TB, r *running) []audit.Entry {
 	t.Helper()
+	r.stop()
 	var out []audit.Entry
 	bad, err := audit.Read(strings.NewReader(r.log.String()), func(e audit.Entry) error { out = append(out, e); return nil })
 	if err != nil || bad.Lines > 0 {
 		t.Fatalf("the log: %v, %+v", err, bad)
 	}
 	return out
+}
+
+func chatOf(query string) []jinja.Value { return []jinja.Value{slmrt.Say("user", query)} }
+
+// continued is what the model says after ids, of which the last n are text of its
+// answer.
+func continued(t testing.TB, m *slmrt.Model, ids []int32, n int) string {
+	t.Helper()
+	s, err := m.NewSession(slmrt.Options{Threads: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	res, err := s.Generate(context.Background(), slmrt.Request{Prompt: ids, Begun: n}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res.Text
 }

@@ -64,6 +64,7 @@ func newMetrics(s *Server) *metrics {
 	m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		m.requests, m.decisions, m.tokens, m.remoteCalls, m.refused, m.audits, m.logErrors, m.seconds, m.queued, m.remoteSeconds, m.scores,
 		gauge("sessions_busy", "Generations that run now.", nil, func() float64 { return float64(s.pool.inside()) }),
+		gauge("requests_busy", "Requests in hand, in any state.", nil, func() float64 { return float64(s.busy.Load()) }),
 		gauge("queue_length", "Requests that wait for a session.", nil, func() float64 { return float64(s.pool.waiting.Load()) }),
 		gauge("upstream_busy", "Calls of the large model that run now.", nil, func() float64 { return float64(s.remote.inside()) }),
 		gauge("upstream_up", "1 if the large model counts as reachable.", nil, func() float64 {

@@ -390,7 +390,7 @@ func (u *Upstream) failure(ctx context.Context, err error) *Failure {
 		f.Kind = failGarbage
 	case errors.Is(err, errBroken), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
 		f.Kind = failBroken
-	case errors.As(err, &unknown), errors.As(err, &host), errors.As(err, &invalid), errors.As(err, &verify), errors.As(err, &record), errors.As(err, &alert):
+	case errors.As(err, &unknown), errors.As(err, &host), errors.As(err, &invalid), errors.As(err, &verify), errors.As(err, &record), errors.As(err, &alert), isPlain(err):
 		f.Kind = failTLS
 	case errors.As(err, &netErr) && netErr.Timeout(), errors.Is(err, context.Canceled):
 		f.Kind = failTimeout // our own timers: the caller's cancelling is handled above
@@ -411,10 +411,14 @@ func isDial(err error) bool {
 	return errors.As(err, &op) && (op.Op == "dial" || op.Op == "proxyconnect") || errors.As(err, &dns)
 }
 
-// isProtocol reports whether the other side speaks no HTTP; net/http has no error
-// value for it.
-func isProtocol(err error) bool {
-	return strings.Contains(err.Error(), "malformed HTTP") || strings.Contains(err.Error(), "server gave HTTP response")
+// net/http has no error values for what these two find.
+
+// isProtocol reports whether the other side speaks no HTTP.
+func isProtocol(err error) bool { return strings.Contains(err.Error(), "malformed HTTP") }
+
+// isPlain reports whether it speaks no TLS.
+func isPlain(err error) bool {
+	return strings.Contains(err.Error(), "server gave HTTP response to HTTPS")
 }
 
 // watched is a body whose reader is cancelled when a read takes too long, and
