@@ -47,7 +47,8 @@ type MatF func(dst []float32, ld int, w []byte, x []float32, ldx, T, K, p0, p1 i
 // Funcs is one implementation of every operation. All implementations give the
 // same bits; their definitions are the scalar functions of the same names.
 type Funcs struct {
-	Name string
+	Name   string
+	limits limits
 
 	MatW8, MatW4, MatW2     MatQ
 	MatF32, MatF16, MatBF16 MatF
@@ -111,8 +112,9 @@ func Select(name string) (*Funcs, error) {
 }
 
 var scalar = Funcs{
-	Name:  "scalar",
-	MatW8: matW8, MatW4: matW4, MatW2: matW2,
+	Name:   "scalar",
+	limits: scalarLimits,
+	MatW8:  matW8, MatW4: matW4, MatW2: matW2,
 	MatF32: matF32, MatF16: matF16, MatBF16: matBF16,
 	QuantizeA8:  quantizeA8,
 	RMSNorm:     rmsNorm,

@@ -19,6 +19,7 @@ func archImpls() []Impl {
 func avx512Funcs() Funcs {
 	f := Funcs{
 		Name:    "avx512",
+		limits:  limitsAVX512,
 		RMSNorm: rmsNormAVX512,
 		Softmax: softmaxAVX512,
 		SiluMul: siluMulAVX512, GeluMul: geluMulAVX512,
@@ -37,6 +38,7 @@ func avx512Funcs() Funcs {
 func avx2Funcs() Funcs {
 	f := Funcs{
 		Name:    "avx2",
+		limits:  limitsAVX2,
 		RMSNorm: rmsNormAVX2,
 		Softmax: softmaxAVX2,
 		SiluMul: siluMulAVX2, GeluMul: geluMulAVX2,

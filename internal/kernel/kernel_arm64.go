@@ -13,7 +13,7 @@ import "golang.org/x/sys/cpu"
 // Windows. A system that x/sys cannot ask gets "neon" too.
 func archImpls() []Impl {
 	neon := scalar
-	neon.Name = "neon"
+	neon.Name, neon.limits = "neon", limitsNeon
 	neon.MatW8 = quantized{"MatW8", 4, 2, w8Neon1, w8Neon2}.mat
 	neon.MatW4 = quantized{"MatW4", 8, 2, w4Neon1, w4Neon2}.mat
 	neon.MatW2 = quantized{"MatW2", 16, 2, w2Neon1, w2Neon2}.mat
@@ -29,7 +29,7 @@ func archImpls() []Impl {
 	neon = checked(neon)
 
 	dot := neon
-	dot.Name = "neondot"
+	dot.Name, dot.limits = "neondot", limitsDot
 	dot.MatW8 = quantized{"MatW8", 4, 4, w8Dot1, w8Dot4}.mat
 	dot.MatW4 = quantized{"MatW4", 8, 4, w4Dot1, w4Dot4}.mat
 	dot.MatW2 = quantized{"MatW2", 16, 4, w2Dot1, w2Dot4}.mat
