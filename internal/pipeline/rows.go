@@ -17,7 +17,7 @@ import (
 )
 
 // Fields names the fields of a JSONL row that hold the prompt and its answer;
-// empty for the usual ones: query and call, or prompt and answer.
+// an empty one is either of the usual ones: query or prompt, call or answer.
 type Fields struct {
 	Prompt string `json:"prompt,omitempty" yaml:"prompt,omitempty"`
 	Answer string `json:"answer,omitempty" yaml:"answer,omitempty"`
@@ -28,10 +28,23 @@ type Fields struct {
 type Row struct {
 	Line           int
 	Prompt, Answer string
-	Messages       []jinja.Value // nil unless the row has messages
+	Messages       []jinja.Value // nil unless the row has messages; Answer is the assistant's, if it comes last
 	Tokens         []int32       // nil unless the row has tokens; Text then only says what they are
 	Text           string
 	Source         string // the row's "source", for figures by source
+}
+
+// pairs lists the fields that a row may have, the first that are there count.
+func (f Fields) pairs() []Fields {
+	switch {
+	case f == Fields{}:
+		return []Fields{{"query", "call"}, {"prompt", "answer"}}
+	case f.Prompt == "":
+		return []Fields{{"query", f.Answer}, {"prompt", f.Answer}}
+	case f.Answer == "":
+		return []Fields{{f.Prompt, "call"}, {f.Prompt, "answer"}}
+	}
+	return []Fields{f}
 }
 
 // maxRow bounds a line of JSONL.
@@ -45,9 +58,13 @@ func ReadRows(path string, fields Fields) ([]Row, error) {
 		return nil, err
 	}
 	name := filepath.Base(path)
-	if trimmed := bytes.TrimSpace(data); len(trimmed) == 0 {
+	data = bytes.TrimPrefix(data, []byte("\ufeff"))
+	switch trimmed := bytes.TrimSpace(data); {
+	case len(trimmed) == 0:
 		return nil, fmt.Errorf("%w: %s is empty", ErrUsage, name)
-	} else if trimmed[0] != '{' {
+	case trimmed[0] == '[' && json.Valid(trimmed):
+		return nil, fmt.Errorf("%w: %s is one JSON array; want JSONL, an object a line", ErrUsage, name)
+	case trimmed[0] != '{' && filepath.Ext(name) != ".jsonl":
 		if at := notText(data); at >= 0 {
 			return nil, fmt.Errorf("%w: %s is no text: byte %d is %#02x, not UTF-8; want text or JSONL", ErrUsage, name, at, data[at])
 		}
@@ -94,44 +111,76 @@ func parseRow(line []byte, fields Fields) (Row, error) {
 	if raw := all["source"]; raw != nil {
 		_ = json.Unmarshal(raw, &r.Source) // only for grouping: another type is no group
 	}
-	pairs := []Fields{{"query", "call"}, {"prompt", "answer"}}
-	if fields != (Fields{}) {
-		pairs = []Fields{fields}
+	// read takes a field that is there, and reports whether it is.
+	read := func(name string, to any) (bool, error) {
+		raw := all[name]
+		if raw == nil || string(raw) == "null" {
+			return false, nil
+		}
+		if err := json.Unmarshal(raw, to); err != nil {
+			return true, fmt.Errorf("field %q: %w", name, err)
+		}
+		return true, nil
 	}
+	pairs := fields.pairs()
 	for _, p := range pairs {
-		if all[p.Prompt] == nil || p.Answer != "" && all[p.Answer] == nil {
-			continue
+		prompted, err := read(p.Prompt, &r.Prompt)
+		if err != nil {
+			return r, err
 		}
-		if err := json.Unmarshal(all[p.Prompt], &r.Prompt); err != nil {
-			return r, fmt.Errorf("field %q: %w", p.Prompt, err)
+		answered, err := read(p.Answer, &r.Answer)
+		if err != nil {
+			return r, err
 		}
-		if p.Answer == "" {
+		if prompted && answered {
 			return r, nil
 		}
-		if err := json.Unmarshal(all[p.Answer], &r.Answer); err != nil {
-			return r, fmt.Errorf("field %q: %w", p.Answer, err)
-		}
-		return r, nil
-	}
-	if fields == (Fields{}) && all["messages"] != nil {
-		return r, json.Unmarshal(all["messages"], &r.Messages)
-	}
-	if fields == (Fields{}) && all["tokens"] != nil {
-		if err := json.Unmarshal(all["tokens"], &r.Tokens); err != nil {
-			return r, fmt.Errorf("field %q: %w", "tokens", err)
-		}
-		if len(r.Tokens) == 0 {
-			return r, errors.New("has no tokens")
-		}
-		return r, nil
-	}
-	if fields == (Fields{}) && all["text"] != nil {
-		return r, json.Unmarshal(all["text"], &r.Text)
+		r.Prompt, r.Answer = "", ""
 	}
 	if fields != (Fields{}) {
-		return r, fmt.Errorf("has no fields %q and %q", fields.Prompt, fields.Answer)
+		var names []string
+		for _, p := range pairs {
+			names = append(names, fmt.Sprintf("%q and %q", p.Prompt, p.Answer))
+		}
+		return r, fmt.Errorf("has no fields %s", strings.Join(names, ", nor "))
+	}
+	for _, f := range []struct {
+		name  string
+		to    any
+		empty func() bool
+	}{
+		{"messages", &r.Messages, func() bool { return len(r.Messages) == 0 }},
+		{"tokens", &r.Tokens, func() bool { return len(r.Tokens) == 0 }},
+		{"text", &r.Text, func() bool { return r.Text == "" }},
+	} {
+		if found, err := read(f.name, f.to); err != nil {
+			return r, err
+		} else if found && f.empty() {
+			return r, fmt.Errorf("has no %s", f.name)
+		} else if found {
+			r.Answer = lastAnswer(all["messages"])
+			return r, nil
+		}
 	}
 	return r, errors.New("has neither query and call, prompt and answer, messages, tokens nor text")
+}
+
+// lastAnswer is the text of the assistant's message that ends a chat, "" if none
+// does.
+func lastAnswer(messages json.RawMessage) string {
+	var all []struct {
+		Role    string
+		Content any
+	}
+	if json.Unmarshal(messages, &all) != nil || len(all) == 0 {
+		return ""
+	}
+	last := all[len(all)-1]
+	text, _ := last.Content.(string)
+	if last.Role != "assistant" {
+		return ""
+	}
+	return text
 }
 
 // Sequences turns examples into token sequences of at most size tokens, as the
@@ -183,7 +232,17 @@ func Sequences(m *slmrt.Model, rows []Row, size int) (seqs [][]int32, cut int, e
 }
 
 // answered reports whether a row can be scored: a prompt with its answer.
-func (r Row) answered() bool { return r.Prompt != "" && r.Answer != "" }
+func (r Row) answered() bool { return (r.Prompt != "" || len(r.Messages) > 1) && r.Answer != "" }
 
-// right is exact match: the answer's text with spaces at its ends trimmed.
-func (r Row) right(answer string) bool { return strings.TrimSpace(answer) == r.Answer }
+// asked is what a model is to answer in a row that is answered.
+func (r Row) asked() slmrt.Chat {
+	if r.Messages != nil {
+		return slmrt.Chat{Messages: r.Messages[:len(r.Messages)-1]}
+	}
+	return slmrt.Chat{Messages: []jinja.Value{slmrt.Say("user", r.Prompt)}}
+}
+
+// right is exact match, spaces at the ends aside.
+func (r Row) right(answer string) bool {
+	return strings.TrimSpace(answer) == strings.TrimSpace(r.Answer)
+}

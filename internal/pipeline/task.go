@@ -75,11 +75,16 @@ func answerRows(ctx context.Context, m *slmrt.Model, o slmrt.Options, rows []Row
 		if i >= len(rows) {
 			return nil
 		}
-		answer, err := s.Answer(ctx, rows[i].Prompt)
+		ids, err := m.EncodeChat(rows[i].asked())
 		if err != nil {
 			return fmt.Errorf("line %d: %w", rows[i].Line, err)
 		}
-		right[i] = rows[i].right(answer)
+		s.Truncate(0)
+		answer, err := s.Generate(ctx, slmrt.Request{Prompt: ids}, nil)
+		if err != nil {
+			return fmt.Errorf("line %d: %w", rows[i].Line, err)
+		}
+		right[i] = rows[i].right(answer.Text)
 		done()
 	}
 }
