@@ -38,6 +38,14 @@ func DefaultMatch() MatchConfig {
 	return MatchConfig{Epochs: 2, Tokens: 1 << 16, BatchTokens: 1024, LR: 1e-3, Seed: 1}
 }
 
+// Check reports a setting outside its range.
+func (c MatchConfig) Check() error {
+	if !(c.Epochs > 0) || c.Tokens < 0 || c.BatchTokens < 1 || !(c.LR > 0) {
+		return fmt.Errorf("%w: matching with epochs %g, %d tokens, batches of %d tokens, lr %g: all must be positive, or tokens 0 for all", ErrPlan, c.Epochs, c.Tokens, c.BatchTokens, c.LR)
+	}
+	return nil
+}
+
 // Match is what a matching run works with.
 type Match struct {
 	Teacher *model.Model // unshared
@@ -87,9 +95,8 @@ func (s *side) Grad(i int) []float32 { return s.grads[i] }
 // Run returns the student with its takers matched, and what that gave. The
 // result does not depend on the number of threads.
 func (r Match) Run(ctx context.Context) (*model.Model, []MatchReport, error) {
-	c := r.Config
-	if !(c.Epochs > 0) || c.BatchTokens < 1 || !(c.LR > 0) {
-		return nil, nil, fmt.Errorf("%w: matching with epochs %g, batches of %d tokens, lr %g: all must be positive", ErrPlan, c.Epochs, c.BatchTokens, c.LR)
+	if err := r.Config.Check(); err != nil {
+		return nil, nil, err
 	}
 	m := &matcher{Match: r, givers: map[int]*tensor.Mat{}}
 	if err := m.examples(); err != nil {
@@ -240,8 +247,8 @@ func (m *matcher) block(ctx context.Context, i int, trained map[int][]float32) (
 		m.givers[i] = newMat(m.x.R, m.x.C)
 		copy(m.givers[i].X, m.x.X)
 	}
-	// A teacher's taker would need its own giver's stream: it is the student's
-	// too, and nothing before it differs, or its plan would have been refused.
+	// A teacher's taker would need the stream that entered its giver, and only the
+	// student's are kept.
 	if from := m.Teacher.Blocks[i].KVFrom; from != i {
 		return nil, fmt.Errorf("%w: the teacher's block %d reads block %d: matching wants one that shares nothing", ErrPlan, i, from)
 	}

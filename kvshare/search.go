@@ -38,6 +38,14 @@ func DefaultSearch() SearchConfig {
 	return SearchConfig{Tokens: 2048, Beam: 3, Pairs: 128, Wide: 24, Seed: 1}
 }
 
+// Check reports a setting outside its range.
+func (c SearchConfig) Check() error {
+	if c.Tokens < 1 || c.Beam < 1 || c.Pairs < 1 || c.Wide < 1 {
+		return fmt.Errorf("%w: search with tokens %d, beam %d, pairs %d, wide %d: all must be positive", ErrPlan, c.Tokens, c.Beam, c.Pairs, c.Wide)
+	}
+	return nil
+}
+
 // SearchRun is what a search works with.
 type SearchRun struct {
 	Model   *model.Model
@@ -78,14 +86,13 @@ type search struct {
 
 // Run searches. It is deterministic: the number of threads decides nothing.
 func (r SearchRun) Run(ctx context.Context) (SearchReport, error) {
-	c := r.Config
-	if c.Tokens < 1 || c.Beam < 1 || c.Pairs < 1 || c.Wide < 1 {
-		return SearchReport{}, fmt.Errorf("%w: search with tokens %d, beam %d, pairs %d, wide %d: all must be positive", ErrPlan, c.Tokens, c.Beam, c.Pairs, c.Wide)
+	if err := r.Config.Check(); err != nil {
+		return SearchReport{}, err
 	}
 	if r.Takers < 1 || r.Takers >= len(r.Model.Blocks) {
 		return SearchReport{}, fmt.Errorf("%w: %d of %d blocks would take", ErrPlan, r.Takers, len(r.Model.Blocks))
 	}
-	m, err := newMeter(ctx, r.Model, r.Seqs, c.Tokens, c.Seed, r.Kernel, r.Threads)
+	m, err := newMeter(ctx, r.Model, r.Seqs, r.Config.Tokens, r.Config.Seed, r.Kernel, r.Threads)
 	if err != nil {
 		return SearchReport{}, err
 	}

@@ -36,7 +36,8 @@ type Config struct {
 	// sequences' own next tokens instead of the divergence from the teacher.
 	CrossEntropy float64 `json:"cross_entropy" yaml:"cross_entropy"`
 	// EMA is the decay, per step, of the moving average of everything trained
-	// that is the result; 0: the last values are.
+	// that is the result; 0: the last values are, as they are of scales whose
+	// codes Frozen stops.
 	EMA  float64 `json:"ema" yaml:"ema"`
 	Seed uint64  `json:"seed" yaml:"seed"`
 }
@@ -55,8 +56,8 @@ func DefaultConfig() Config {
 	return Config{Epochs: 2, BatchTokens: 1536, LR: 1e-3, ScaleLR: 2e-4, Warmup: 30, LastLR: 0.02, Clip: 1, Seed: 1}
 }
 
-// check reports a setting outside its range.
-func (c Config) check() error {
+// Check reports a setting outside its range.
+func (c Config) Check() error {
 	rates := []float64{c.LR, c.ScaleLR, c.LastLR, c.Clip, c.Blocks.LR, c.Blocks.ScaleLR, c.Epochs, c.Blocks.Epochs}
 	for _, v := range rates {
 		if v < 0 || math.IsNaN(v) || math.IsInf(v, 0) {
@@ -68,6 +69,8 @@ func (c Config) check() error {
 		return errors.New("training config: no epochs, neither of blocks nor end to end")
 	case c.Epochs > 0 && c.BatchTokens < 1, c.Blocks.Epochs > 0 && c.Blocks.BatchTokens < 1:
 		return fmt.Errorf("training config: batches of %d tokens, of %d for blocks", c.BatchTokens, c.Blocks.BatchTokens)
+	case c.Warmup < 0:
+		return fmt.Errorf("training config: a warmup of %d steps", c.Warmup)
 	case c.Frozen < 0, c.Frozen > 1, c.CrossEntropy < 0, c.CrossEntropy > 1, c.EMA < 0, c.EMA >= 1:
 		return fmt.Errorf("training config: frozen %g, cross_entropy %g, ema %g: want shares", c.Frozen, c.CrossEntropy, c.EMA)
 	}
@@ -144,7 +147,7 @@ type Report struct {
 // run that was stopped or killed continues from State and gives the same
 // bytes.
 func Train(ctx context.Context, r Run, sink Sink) (Report, error) {
-	if err := r.Config.check(); err != nil {
+	if err := r.Config.Check(); err != nil {
 		return Report{}, err
 	}
 	if r.Student == nil {
@@ -218,6 +221,9 @@ func (r *Run) longest() (int, error) {
 func plan(seqs [][]int32, epochs float64, size int, seed uint64) [][]int {
 	var out [][]int
 	total := int(math.Round(epochs * float64(len(seqs))))
+	if epochs > 0 {
+		total = max(1, total) // who asks for training gets some
+	}
 	for epoch := uint64(0); total > 0; epoch++ {
 		r := rand.New(rand.NewPCG(seed, epoch))
 		order := r.Perm(len(seqs))[:min(total, len(seqs))]

@@ -96,15 +96,16 @@ func runBuild(c *cli.Context, bare bool) error {
 	if cfg.Accept, err = acceptance(c); err != nil {
 		return err
 	}
+	bars := newBars(c)
+	cfg.Progress = bars.set
 	if c.Bool("dry-run") {
 		p, err := pipeline.Preview(c.Context, cfg, logger(c))
+		bars.finish()
 		if err != nil {
 			return err
 		}
 		return printPreview(c, p)
 	}
-	bars := newBars(c)
-	cfg.Progress = bars.set
 	cfg.Notice = func(text string) { fmt.Fprintln(c.App.ErrWriter, text) }
 	report, err := pipeline.Build(c.Context, cfg, logger(c))
 	bars.finish()
@@ -154,7 +155,36 @@ func recipeOf(c *cli.Context) (pipeline.Recipe, error) {
 	if file == "" || c.IsSet("seed") {
 		r.Seed = c.Uint64("seed")
 	}
-	return withExamples(c, withSharing(c, withTraining(c, r)))
+	if r, err = withExamples(c, withSharing(c, withTraining(c, r))); err != nil {
+		return r, err
+	}
+	return r, checkUsed(c, r)
+}
+
+// checkUsed refuses flags that the recipe they came to has no use for.
+func checkUsed(c *cli.Context, r pipeline.Recipe) error {
+	trains, shares := r.QAT != nil, r.Share != nil
+	heals := shares && r.Share.Heal != nil
+	examples := trains || heals || r.Calibrate != nil || shares && (r.Share.Match != nil || c.IsSet("calibrate")) || c.IsSet("gate")
+	for _, f := range []struct {
+		name, why string
+		used      bool
+	}{
+		{"epochs", "is for --qat; --heal-epochs is for a shared model", trains},
+		{"lr", "is for training; give --qat, or --share-kv with --calibrate", trains || heals},
+		{"scale-lr", "is for training; give --qat", trains},
+		{"heal-epochs", "is for a shared model; give --share-kv", shares},
+		{"prompt-field", "is for rows of examples; give --calibrate", examples},
+		{"answer-field", "is for rows of examples; give --calibrate", examples},
+	} {
+		if c.IsSet(f.name) && !f.used {
+			return usageError(fmt.Sprintf("--%s %s", f.name, f.why))
+		}
+	}
+	if n := c.Float64("heal-epochs"); !(n >= 0) {
+		return usageError(fmt.Sprintf("--heal-epochs is %g, want 0 or more", n))
+	}
+	return nil
 }
 
 // withExamples adds what the flags say of calibration and budget.
@@ -163,7 +193,13 @@ func withExamples(c *cli.Context, r pipeline.Recipe) (pipeline.Recipe, error) {
 		if c.IsSet("bpw") == c.IsSet("max-size") {
 			return r, usageError("give either --bpw or --max-size")
 		}
+		if b := c.Float64("bpw"); c.IsSet("bpw") && !(b > 0 && b <= 32) {
+			return r, usageError(fmt.Sprintf("--bpw is %g, want more than 0 and at most 32", b))
+		}
 		size, err := parseSize(c.String("max-size"))
+		if err == nil && c.IsSet("max-size") && size == 0 {
+			err = usageError("--max-size is empty, want a size such as 110MB")
+		}
 		if err != nil {
 			return r, err
 		}
@@ -253,7 +289,11 @@ func printPreview(c *cli.Context, p pipeline.PreviewReport) error {
 	w := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "would write\t%s\n", p.Output)
 	fmt.Fprintf(w, "model\t%s, %d parameters, %d positions\n", p.Arch, p.Parameters, p.Context)
-	fmt.Fprintf(w, "weights\t%s, %.3f bits per weight\n", megabytes(p.WeightBytes), p.BPW)
+	bound := ""
+	if p.Bound {
+		bound = "at most "
+	}
+	fmt.Fprintf(w, "weights\t%s%s, %.3f bits per weight\n", bound, megabytes(p.WeightBytes), p.BPW)
 	for _, f := range p.Formats {
 		fmt.Fprintf(w, "  %s\t%d weights, %s\n", f.Format, f.Weights, megabytes(f.Bytes))
 	}

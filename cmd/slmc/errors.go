@@ -9,6 +9,7 @@ import (
 	"slmc/internal/eval"
 	"slmc/internal/exec"
 	"slmc/internal/pipeline"
+	"slmc/kvshare"
 	"slmc/quant"
 	slmrt "slmc/runtime"
 	"slmc/tokenizer"
@@ -54,6 +55,7 @@ var exitCodes = []struct {
 	{slmrt.ErrToken, exitUsage},
 	{jinja.ErrRaised, exitUsage}, // the template refuses these messages
 	{eval.ErrEmpty, exitUsage},
+	{kvshare.ErrPlan, exitUsage},
 }
 
 func exitCode(err error) int {

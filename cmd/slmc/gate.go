@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 
 	"github.com/urfave/cli/v2"
@@ -93,8 +94,14 @@ func checkGates(gates []gate, t pipeline.Figures) error {
 // acceptance is what --gate demands of a build; nil without one.
 func acceptance(c *cli.Context) (*pipeline.Acceptance, error) {
 	gates, err := parseGates(c.StringSlice("gate"))
-	if err != nil || len(gates) == 0 {
+	if err != nil {
 		return nil, err
+	}
+	if len(gates) == 0 {
+		if c.IsSet("gate-file") {
+			return nil, usageError("--gate-file is measured for a --gate, and there is none")
+		}
+		return nil, nil
 	}
 	file := c.String("gate-file")
 	if file == "" {
@@ -103,5 +110,6 @@ func acceptance(c *cli.Context) (*pipeline.Acceptance, error) {
 	if file == "" {
 		return nil, usageError("--gate wants examples to measure on; give --gate-file FILE")
 	}
-	return &pipeline.Acceptance{File: file, Fields: fieldsOf(c, pipeline.Fields{}), Judge: func(f pipeline.Figures) error { return checkGates(gates, f) }}, nil
+	answers := slices.ContainsFunc(gates, func(g gate) bool { return g.name == "exact_match" })
+	return &pipeline.Acceptance{File: file, Fields: fieldsOf(c, pipeline.Fields{}), Answers: answers, Judge: func(f pipeline.Figures) error { return checkGates(gates, f) }}, nil
 }

@@ -13,6 +13,8 @@ type Acceptance struct {
 	// has them.
 	File   string
 	Fields Fields
+	// Answers: exact match is judged, so every row must have an answer.
+	Answers bool
 	// Judge takes the figures; its error stops the build.
 	Judge func(Figures) error
 }
@@ -24,13 +26,23 @@ type Figures struct {
 	ExactMatch *float64 `json:"exact_match,omitempty"` // 0 to 1
 }
 
-// accept measures the packed model and asks for the judgement.
-func (b *build) accept(weights []byte) error {
-	a := b.cfg.Accept
+// rows reads the examples.
+func (a *Acceptance) rows() ([]Row, error) {
 	rows, err := ReadRows(a.File, a.Fields)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	for _, r := range rows {
+		if a.Answers && !r.answered() {
+			return nil, fmt.Errorf("%w: %s: line %d has no prompt with an answer, which exact_match is measured on", ErrUsage, a.File, r.Line)
+		}
+	}
+	return rows, nil
+}
+
+// accept measures the packed model and asks for the judgement.
+func (b *build) accept(weights []byte) error {
+	a, rows := b.cfg.Accept, b.accepted
 	student := b.student(weights)
 	seqs, _, err := Sequences(student, rows, b.recipe.Context)
 	if err != nil {

@@ -18,6 +18,7 @@ import (
 	"slmc/formats/bundle"
 	"slmc/internal/exec"
 	"slmc/internal/kernel"
+	"slmc/kvshare"
 	"slmc/model"
 	"slmc/quant"
 	slmrt "slmc/runtime"
@@ -52,22 +53,24 @@ type Config struct {
 // Report is what a build tells at its end. Only Digest, sizes and counts are
 // the same every time.
 type Report struct {
-	Output       string             `json:"output"`
-	Digest       string             `json:"digest"`
-	Arch         string             `json:"architecture"`
-	Parameters   int64              `json:"parameters"`
-	FileBytes    int64              `json:"file_bytes"`
-	BPW          float64            `json:"bpw"`
-	FileBPW      float64            `json:"file_bpw"`
-	KVPerToken   int                `json:"kv_bytes_per_token"`
-	Context      int                `json:"context"`
-	LogitsDigest string             `json:"logits_digest,omitempty"` // when the build was verified
-	TeacherNLL   *float64           `json:"teacher_nll,omitempty"`   // of the golden prompts, nats a token
-	Figures      *Figures           `json:"figures,omitempty"`       // of an acceptance
-	Seconds      map[string]float64 `json:"seconds"`
-	Cached       []string           `json:"cached"` // stages that were not run again
-	PeakRSS      int64              `json:"peak_rss_bytes"`
-	MemoryBytes  int64              `json:"memory_bytes"` // of a session at full context, the mapped file aside
+	Output       string   `json:"output"`
+	Digest       string   `json:"digest"`
+	Arch         string   `json:"architecture"`
+	Parameters   int64    `json:"parameters"`
+	FileBytes    int64    `json:"file_bytes"`
+	BPW          float64  `json:"bpw"`
+	FileBPW      float64  `json:"file_bpw"`
+	KVPerToken   int      `json:"kv_bytes_per_token"`
+	Context      int      `json:"context"`
+	LogitsDigest string   `json:"logits_digest,omitempty"` // when the build was verified
+	TeacherNLL   *float64 `json:"teacher_nll,omitempty"`   // of the golden prompts, nats a token
+	Figures      *Figures `json:"figures,omitempty"`       // of an acceptance
+
+	Search      *kvshare.SearchReport `json:"search,omitempty"` // of a map of shared keys and values
+	Seconds     map[string]float64    `json:"seconds"`
+	Cached      []string              `json:"cached"` // stages that were not run again
+	PeakRSS     int64                 `json:"peak_rss_bytes"`
+	MemoryBytes int64                 `json:"memory_bytes"` // of a session at full context, the mapped file aside
 }
 
 // build is one run of Build.
@@ -88,7 +91,8 @@ type build struct {
 	// told, JSON; empty when it tells nothing.
 	chosenBy     string
 	stageReport  []byte
-	shareReports []stageReport  // of search and heal
+	shareReports []stageReport  // of healing
+	accepted     []Row          // examples of an acceptance
 	unmap        []func() error // files of the cache that are in use
 }
 
@@ -97,15 +101,6 @@ type build struct {
 // finished and writes the same bytes.
 func Build(ctx context.Context, cfg Config, log *slog.Logger) (_ Report, err error) {
 	b := &build{ctx: ctx, cfg: cfg, log: log, report: Report{Output: cfg.Output, Seconds: map[string]float64{}, Cached: []string{}}}
-	if b.cfg.Progress == nil {
-		b.cfg.Progress = func(string, int64, int64) {}
-	}
-	if b.cfg.Notice == nil {
-		b.cfg.Notice = func(string) {}
-	}
-	if b.cfg.Env.Threads == 0 {
-		b.cfg.Env.Threads = goruntime.GOMAXPROCS(0)
-	}
 	if err := b.open(); err != nil {
 		return Report{}, err
 	}
@@ -136,6 +131,15 @@ func (b *build) timed(step string, f func() error) error {
 // open reads the source's description, resolves the recipe against it and
 // makes the plan: everything that can be refused early is refused here.
 func (b *build) open() (err error) {
+	if b.cfg.Progress == nil {
+		b.cfg.Progress = func(string, int64, int64) {}
+	}
+	if b.cfg.Notice == nil {
+		b.cfg.Notice = func(string) {}
+	}
+	if b.cfg.Env.Threads == 0 {
+		b.cfg.Env.Threads = goruntime.GOMAXPROCS(0)
+	}
 	if b.kernel, err = kernel.Select(b.cfg.Env.Kernel); err != nil {
 		return fmt.Errorf("%w: %w", ErrUsage, err)
 	}
@@ -163,8 +167,16 @@ func (b *build) prepare() (err error) {
 			return err
 		}
 	}
+	if err := b.cfg.Recipe.checkStages(); err != nil {
+		return fmt.Errorf("%w: recipe: %w", ErrUsage, err)
+	}
 	if err := b.shareKV(); err != nil {
 		return err
+	}
+	if b.cfg.Accept != nil {
+		if b.accepted, err = b.cfg.Accept.rows(); err != nil {
+			return err
+		}
 	}
 	if err := b.checkExamples(); err != nil {
 		return err
@@ -188,6 +200,9 @@ func (b *build) settle() (err error) {
 		return err
 	}
 	if b.plan, err = convert.NewPlan(g, b.recipe.Formats); err != nil {
+		return err
+	}
+	if err := b.checkBudget(); err != nil {
 		return err
 	}
 	if g.Context > b.recipe.Context {
@@ -428,7 +443,8 @@ func (b *build) finish() (err error) {
 	r.MemoryBytes = m.Memory.Peak(m.Context, slmrt.DefaultBatch)
 	r.PeakRSS = slmrt.PeakRSS()
 	if budget := b.cfg.Recipe.Budget; budget != nil && budget.MaxBytes > 0 && out.Size() > budget.MaxBytes {
-		return fmt.Errorf("%w: the bundle was written with %d bytes, %d were allowed: what is not weights took more than was set aside; ask for less", ErrGate, out.Size(), budget.MaxBytes)
+		return errors.Join(fmt.Errorf("%w: the bundle has %d bytes, %d were allowed: what is not weights took more than was set aside; ask for less", ErrGate, out.Size(), budget.MaxBytes),
+			os.Remove(b.cfg.Output))
 	}
 	text, err := b.recipe.YAML()
 	if err != nil {

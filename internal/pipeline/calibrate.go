@@ -180,7 +180,42 @@ func (b *build) appendReport(f *os.File, report any) error {
 }
 
 // budgetFormats are the formats that a budget chooses between.
-var budgetFormats = []string{"w2g64", "w2g128", "w4g32", "w8g32"}
+var budgetFormats = []string{"w2g64", smallestFormat, "w4g32", largestFormat}
+
+const (
+	smallestFormat = "w2g128"
+	largestFormat  = "w8g32"
+)
+
+// uniform is the size of the weights with every matrix in one format.
+func (b *build) uniform(format string) (int64, error) {
+	r, err := model.Preset(format, format)
+	if err != nil {
+		return 0, err
+	}
+	p, err := convert.NewPlan(b.model.Graph, r)
+	if err != nil {
+		return 0, err
+	}
+	return p.Bytes, nil
+}
+
+// checkBudget refuses a budget that no choice of formats keeps, before anything
+// is measured or trained. While a map is still searched for, the weights that
+// it will drop are not known.
+func (b *build) checkBudget() error {
+	if s := b.recipe.Share; b.recipe.Budget == nil || s != nil && s.Map == nil {
+		return nil
+	}
+	least, err := b.uniform(smallestFormat)
+	if err != nil {
+		return err
+	}
+	if left := b.weightBudget() + b.vectorBytes(); least > left {
+		return fmt.Errorf("%w: the budget is too small: the smallest formats take %d bytes of weights, it leaves %d for them", ErrUsage, least, max(0, left))
+	}
+	return nil
+}
 
 // allocate replaces the recipe's formats by those that the budget allows: the
 // KL of each tensor in each format is measured on the examples, and dynamic
@@ -268,19 +303,23 @@ func (b *build) measure(path string) error {
 	return os.WriteFile(path, data, 0o600)
 }
 
-// weightBudget is how many bytes a budget leaves for the matrices.
-func (b *build) weightBudget() int64 {
-	g := b.model.Graph
-	vectors := int64(0)
-	for _, w := range g.Weights {
+// vectorBytes is what norms and biases take.
+func (b *build) vectorBytes() int64 {
+	n := int64(0)
+	for _, w := range b.model.Weights {
 		if !w.Role.Matrix() {
-			vectors += aligned(4*int64(w.Elems()), convert.Align)
+			n += aligned(4*int64(w.Elems()), convert.Align)
 		}
 	}
+	return n
+}
+
+// weightBudget is how many bytes a budget leaves for the matrices.
+func (b *build) weightBudget() int64 {
 	if b.recipe.Budget.BPW > 0 {
-		return int64(b.recipe.Budget.BPW*float64(g.Parameters())/8) - vectors
+		return int64(b.recipe.Budget.BPW*float64(b.model.Parameters())/8) - b.vectorBytes()
 	}
-	return b.recipe.Budget.MaxBytes - vectors - b.overhead()
+	return b.recipe.Budget.MaxBytes - b.vectorBytes() - b.overhead()
 }
 
 // overhead estimates what a bundle holds beside its weights: sections as they

@@ -18,9 +18,12 @@ type PreviewReport struct {
 	WeightBytes int64         `json:"weight_bytes"`
 	BPW         float64       `json:"bpw"`
 	Formats     []FormatBytes `json:"formats"`
-	KVPerToken  int           `json:"kv_bytes_per_token"`
-	BuildMemory int64         `json:"build_memory_bytes"` // to expect at the peak of the build
-	RunMemory   int64         `json:"run_memory_bytes"`   // of a session at full context, the mapped file aside
+	// Bound: a budget chooses the formats when the examples are measured;
+	// WeightBytes and BPW are what it allows at most.
+	Bound       bool  `json:"bound,omitempty"`
+	KVPerToken  int   `json:"kv_bytes_per_token"`
+	BuildMemory int64 `json:"build_memory_bytes"` // to expect at the peak of the build
+	RunMemory   int64 `json:"run_memory_bytes"`   // of a session at full context, the mapped file aside
 	// Shared compares the map of a recipe that shares keys and values, first,
 	// with others of as many takers.
 	Shared []SharedPreview `json:"share_kv,omitempty"`
@@ -40,22 +43,36 @@ func Preview(ctx context.Context, cfg Config, log *slog.Logger) (_ PreviewReport
 		return PreviewReport{}, err
 	}
 	defer func() { err = errors.Join(err, b.source.Close()) }()
+	shared, err := b.previewShare() // a search decides the graph
+	if err != nil {
+		return PreviewReport{}, err
+	}
 	g, kv := b.model.Graph, exec.KVFormat(b.recipe.KV)
 	p := PreviewReport{
 		Output: cfg.Output, Arch: g.Arch, Parameters: int64(b.plan.Params), Context: b.recipe.Context,
 		WeightBytes: b.plan.Bytes, BPW: b.plan.BPW(), KVPerToken: exec.KVBytesPerToken(g, kv),
 		RunMemory: memoryFormula(g, kv, b.recipe.Context).Peak(b.recipe.Context, slmrt.DefaultBatch),
 	}
-	for _, s := range b.plan.Stored {
-		p.Formats = addFormat(p.Formats, s.Format.Name(), s.Bytes)
+	if b.recipe.Budget != nil {
+		most, err := b.uniform(largestFormat)
+		if err != nil {
+			return PreviewReport{}, err
+		}
+		p.Bound, p.Formats = true, []FormatBytes{}
+		p.WeightBytes = min(most, b.weightBudget()+b.vectorBytes())
+		p.BPW = 8 * float64(p.WeightBytes) / float64(p.Parameters)
+	} else {
+		for _, s := range b.plan.Stored {
+			p.Formats = addFormat(p.Formats, s.Format.Name(), s.Bytes)
+		}
 	}
 	p.BuildMemory = b.plan.WorkBytes(max(1, cfg.Env.Threads))
 	if !cfg.Bare {
 		// The packed weights stay mapped while the float teacher runs beside.
 		p.BuildMemory = max(p.BuildMemory, p.WeightBytes+4*p.Parameters+2*p.RunMemory)
 	}
-	p.Shared, err = b.previewShare()
-	return p, err
+	p.Shared = shared
+	return p, nil
 }
 
 // addFormat counts a weight of bytes in format.

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -101,7 +102,11 @@ func (b *build) shared() error {
 	b.log.Info("blocks share keys and values", "map", s.Map, "cache saved", percent(cost.CacheF16), "prefill saved", percent(cost.Prefill))
 	if !s.heals() {
 		if b.recipe.QAT == nil {
-			b.log.Warn("a shared model that is not trained has lost much; give --calibrate FILE to heal it")
+			how := "give --calibrate FILE to heal it"
+			if b.cfg.CalibrateFile != "" {
+				how = "--heal-epochs heals it"
+			}
+			b.log.Warn("a shared model that is not trained has lost much; " + how)
 		}
 		return nil
 	}
@@ -159,7 +164,9 @@ func (b *build) search() error {
 	for _, c := range r.Candidates {
 		b.log.Info("candidate", "map", c.Plan, "kl", fmt.Sprintf("%.4f", c.KL), "from", c.Name)
 	}
-	b.told("search", data)
+	// Not into the bundle: its recipe has the map, and made again from that
+	// there is no search.
+	b.report.Search = &r
 	if err := b.link(r.Best()); err != nil {
 		return err
 	}
@@ -194,36 +201,17 @@ type SharedPreview struct {
 	KL *float64 `json:"kl,omitempty"`
 }
 
-// previewShare compares maps. A search is not run: its first candidates are
-// shown.
+// previewShare compares maps, the one that a build would share by first. A
+// search is run: which map it finds is what a dry run is asked for.
 func (b *build) previewShare() ([]SharedPreview, error) {
-	s := b.cfg.Recipe.Share
-	if s == nil {
+	if b.cfg.Recipe.Share == nil {
 		return nil, nil
 	}
-	m := b.source.Checkpoint.Model
-	var asked []kvshare.Candidate
-	takers := len(s.Map)
-	if s.Map != nil {
-		asked = append(asked, kvshare.Candidate{Name: s.Plan, Plan: s.Map})
-	} else {
-		spec, err := kvshare.Parse(s.Plan)
-		if err != nil {
-			return nil, err
-		}
-		takers = spec.Count(len(m.Blocks))
+	all, err := b.candidates()
+	if err != nil {
+		return nil, err
 	}
-	all := append(asked, kvshare.Fixed(m.Graph, takers)...)
-	if b.cfg.CalibrateFile != "" {
-		seqs, err := b.examples(s.Fields)
-		if err != nil {
-			return nil, err
-		}
-		c := kvshare.DefaultSearch()
-		if all, err = (kvshare.SearchRun{Model: m, Seqs: seqs, Config: c, Kernel: b.kernel, Threads: max(1, b.cfg.Env.Threads)}).Measure(b.ctx, all); err != nil {
-			return nil, err
-		}
-	}
+	m, s := b.source.Checkpoint.Model, b.cfg.Recipe.Share
 	var out []SharedPreview
 	for i, c := range all {
 		if i > 0 && c.Plan.String() == s.Map.String() {
@@ -240,4 +228,30 @@ func (b *build) previewShare() ([]SharedPreview, error) {
 		out = append(out, p)
 	}
 	return out, nil
+}
+
+// candidates are the maps of a dry run, measured where there are examples. The
+// first is the one that a build takes, which is decided now.
+func (b *build) candidates() ([]kvshare.Candidate, error) {
+	s := b.cfg.Recipe.Share
+	if s.Map == nil {
+		r, err := b.runSearch()
+		if err != nil {
+			return nil, err
+		}
+		if err := b.link(r.Best()); err != nil {
+			return nil, err
+		}
+		return r.Candidates, b.settle()
+	}
+	m := b.source.Checkpoint.Model
+	all := append([]kvshare.Candidate{{Name: cmp.Or(s.Plan, "map"), Plan: s.Map}}, kvshare.Fixed(m.Graph, len(s.Map))...)
+	if b.cfg.CalibrateFile == "" {
+		return all, nil
+	}
+	seqs, err := b.examples(s.Fields)
+	if err != nil {
+		return nil, err
+	}
+	return kvshare.SearchRun{Model: m, Seqs: seqs, Config: kvshare.DefaultSearch(), Kernel: b.kernel, Threads: b.cfg.Env.Threads}.Measure(b.ctx, all)
 }
