@@ -53,7 +53,10 @@ type BlockConfig struct {
 // DefaultConfig is what docs/experiments.md, "End-to-end training", arrives at
 // for models of a few million parameters.
 func DefaultConfig() Config {
-	return Config{Epochs: 2, BatchTokens: 1536, LR: 1e-3, ScaleLR: 2e-4, Warmup: 30, LastLR: 0.02, Clip: 1, Seed: 1}
+	return Config{
+		Blocks: BlockConfig{BatchTokens: 1024, LR: 1e-3, ScaleLR: 2e-4},
+		Epochs: 2, BatchTokens: 1536, LR: 1e-3, ScaleLR: 2e-4, Warmup: 30, LastLR: 0.02, Clip: 1, Seed: 1,
+	}
 }
 
 // Check reports a setting outside its range.

@@ -13,7 +13,9 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"slmc/internal/exec"
+	"slmc/kvshare"
 	"slmc/model"
+	"slmc/qat"
 	"slmc/quant"
 	slmrt "slmc/runtime"
 )
@@ -92,7 +94,8 @@ func defaultKV(weights string) exec.KVFormat {
 	return exec.KVF16
 }
 
-// ReadRecipe reads a recipe file. Unknown keys are errors.
+// ReadRecipe reads a recipe file. Unknown keys are errors; a section that is
+// there has its defaults where it says nothing.
 func ReadRecipe(path string) (Recipe, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -103,13 +106,47 @@ func ReadRecipe(path string) (Recipe, error) {
 		return r, err
 	}
 	r.Formats = model.Recipe{}
-	if err := yaml.UnmarshalWithOptions(data, &r, yaml.Strict()); err != nil {
-		return r, fmt.Errorf("%w: recipe %s: %w", ErrUsage, filepath.Base(path), err)
+	var named Recipe
+	for _, to := range []*Recipe{&named, &r} {
+		if err := yaml.UnmarshalWithOptions(data, to, yaml.Strict()); err != nil {
+			return r, fmt.Errorf("%w: recipe %s: %w", ErrUsage, filepath.Base(path), err)
+		}
+		if to == &named {
+			r.QAT, r.Calibrate, r.Share = named.defaults()
+		}
 	}
 	if r.Version != 1 {
 		return r, fmt.Errorf("%w: recipe %s: version %d, this slmc reads version 1", ErrUsage, filepath.Base(path), r.Version)
 	}
 	return r, r.check()
+}
+
+// defaults gives the sections of r as they are where a file says nothing.
+func (r Recipe) defaults() (t *Training, c *Calibration, s *Sharing) {
+	if r.QAT != nil {
+		t = &Training{Config: qat.DefaultConfig()}
+	}
+	if r.Calibrate != nil {
+		d := DefaultCalibration()
+		c = &d
+	}
+	if r.Share == nil {
+		return t, c, nil
+	}
+	s = &Sharing{}
+	if r.Share.Search != nil {
+		d := kvshare.DefaultSearch()
+		s.Search = &d
+	}
+	if r.Share.Match != nil {
+		d := kvshare.DefaultMatch()
+		s.Match = &d
+	}
+	if r.Share.Heal != nil {
+		d := DefaultHeal()
+		s.Heal = &d
+	}
+	return t, c, s
 }
 
 // check reports a setting outside its range.
