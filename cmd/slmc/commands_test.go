@@ -13,10 +13,10 @@ import (
 // Every command has a help that shows how to call it, and its example is one
 // that the command would take.
 func TestHelpShowsAnExample(t *testing.T) {
-	for _, c := range commands() {
-		t.Run(c.Name, func(t *testing.T) {
+	for _, c := range leaves() {
+		t.Run(c.words, func(t *testing.T) {
 			var stdout, stderr bytes.Buffer
-			if code := run([]string{"slmc", c.Name, "--help"}, strings.NewReader(""), &stdout, &stderr); code != 0 || stderr.Len() > 0 {
+			if code := run(append(append([]string{"slmc"}, strings.Fields(c.words)...), "--help"), strings.NewReader(""), &stdout, &stderr); code != 0 || stderr.Len() > 0 {
 				t.Fatalf("help exits with %d: %s", code, &stderr)
 			}
 			_, example, ok := strings.Cut(stdout.String(), "Example:\n")
@@ -24,18 +24,37 @@ func TestHelpShowsAnExample(t *testing.T) {
 				t.Fatalf("no example in\n%s", &stdout)
 			}
 			line, _, _ := strings.Cut(strings.TrimSpace(example), "\n")
-			_, call, ok := strings.Cut(line, "slmc "+c.Name)
+			_, call, ok := strings.Cut(line, "slmc "+c.words)
 			if !ok {
-				t.Fatalf("the example %q does not call %s", line, c.Name)
+				t.Fatalf("the example %q does not call %s", line, c.words)
 			}
 			checkExample(t, c, call)
 		})
 	}
 }
 
+// leaf is a command that does something, with the words that call it.
+type leaf struct {
+	*cli.Command
+	words string
+}
+
+// leaves lists the commands, and instead of one that only has others, those.
+func leaves() (out []leaf) {
+	for _, c := range commands() {
+		if len(c.Subcommands) == 0 {
+			out = append(out, leaf{c, c.Name})
+		}
+		for _, sub := range c.Subcommands {
+			out = append(out, leaf{sub, c.Name + " " + sub.Name})
+		}
+	}
+	return out
+}
+
 // checkExample reports flags and positionals of an example that the command
 // does not take.
-func checkExample(t *testing.T, c *cli.Command, call string) {
+func checkExample(t *testing.T, c leaf, call string) {
 	t.Helper()
 	// Quoted arguments hold blanks; what they say does not matter here.
 	for i, part := range strings.Split(call, `"`) {
@@ -43,12 +62,13 @@ func checkExample(t *testing.T, c *cli.Command, call string) {
 			call = strings.Replace(call, `"`+part+`"`, "quoted", 1)
 		}
 	}
-	args, err := flagsFirst(newApp(nil, io.Discard, io.Discard), append([]string{"slmc", c.Name}, strings.Fields(call)...))
+	args, err := flagsFirst(newApp(nil, io.Discard, io.Discard), append([]string{"slmc"}, strings.Fields(c.words+" "+call)...))
 	if err != nil {
 		t.Fatal(err)
 	}
+	args = args[1+len(strings.Fields(c.words)):]
 	end := slices.Index(args, "--")
-	for _, a := range args[2:end] {
+	for _, a := range args[:end] {
 		name := strings.TrimLeft(a, "-")
 		known := slices.ContainsFunc(c.Flags, func(f cli.Flag) bool { return slices.Contains(f.Names(), name) })
 		if strings.HasPrefix(a, "-") && !known {
@@ -67,7 +87,7 @@ func checkExample(t *testing.T, c *cli.Command, call string) {
 
 // Every command prints JSON on demand, and each flag says what it does.
 func TestFlags(t *testing.T) {
-	for _, c := range commands() {
+	for _, c := range leaves() {
 		if !slices.ContainsFunc(c.Flags, func(f cli.Flag) bool { return f.Names()[0] == "json" }) {
 			t.Errorf("%s has no --json", c.Name)
 		}
@@ -100,6 +120,9 @@ func TestFlagsFirst(t *testing.T) {
 		{"run - a", "run -- - a"},
 		{"run a --unknown b", "run --unknown -- a b"},
 		{"nope a -n", "nope a -n"},
+		{"phone verify a --json", "phone verify --json -- a"},
+		{"phone nope a -n", "phone nope a -n"},
+		{"phone", "phone"},
 	} {
 		got, err := flagsFirst(app, append([]string{"slmc"}, strings.Fields(c.in)...))
 		if err != nil {

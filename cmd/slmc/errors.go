@@ -8,6 +8,7 @@ import (
 	"slmc/formats"
 	"slmc/internal/eval"
 	"slmc/internal/exec"
+	"slmc/internal/phone"
 	"slmc/internal/pipeline"
 	"slmc/kvshare"
 	"slmc/quant"
@@ -53,6 +54,7 @@ var exitCodes = []struct {
 	{pipeline.ErrUsage, exitUsage},
 	{slmrt.ErrContext, exitUsage},
 	{slmrt.ErrToken, exitUsage},
+	{phone.ErrChoose, exitUsage},
 	{jinja.ErrRaised, exitUsage}, // the template refuses these messages
 	{eval.ErrEmpty, exitUsage},
 	{kvshare.ErrPlan, exitUsage},
@@ -63,6 +65,10 @@ func exitCode(err error) int {
 	var c cli.ExitCoder // "slmc help NAME" of an unknown name
 	if errors.As(err, &u) || errors.As(err, &c) {
 		return exitUsage
+	}
+	// What slmrt said on a phone, in the same codes.
+	if remote := (*phone.RemoteError)(nil); errors.As(err, &remote) && remote.Code > exitFailed && remote.Code <= exitVersion {
+		return remote.Code
 	}
 	for _, e := range exitCodes {
 		if errors.Is(err, e.kind) {

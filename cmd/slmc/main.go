@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -55,7 +56,7 @@ func commands() []*cli.Command {
 		inspectCommand(), verifyCommand(),
 		runCommand(), chatCommand(), evalCommand(), tokenizeCommand(), benchCommand(),
 		packCommand(), unpackCommand(), exportCommand(),
-		keygenCommand(), signCommand(), versionCommand(),
+		keygenCommand(), signCommand(), phoneCommand(), versionCommand(),
 	}
 }
 
@@ -83,6 +84,9 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 	}
 	for _, c := range app.Commands {
 		c.OnUsageError = app.OnUsageError
+		for _, sub := range c.Subcommands {
+			sub.OnUsageError = app.OnUsageError
+		}
 	}
 	return app
 }
@@ -94,7 +98,17 @@ func flagsFirst(app *cli.App, args []string) ([]string, error) {
 	if len(args) < 2 {
 		return args, nil
 	}
-	cmd := app.Command(args[1])
+	cmd, words := app.Command(args[1]), 2
+	if cmd != nil && len(cmd.Subcommands) > 0 {
+		if len(args) < 3 {
+			return args, nil
+		}
+		i := slices.IndexFunc(cmd.Subcommands, func(c *cli.Command) bool { return c.Name == args[2] })
+		if i < 0 {
+			return args, nil
+		}
+		cmd, words = cmd.Subcommands[i], 3
+	}
 	if cmd == nil {
 		return args, nil
 	}
@@ -106,7 +120,7 @@ func flagsFirst(app *cli.App, args []string) ([]string, error) {
 		}
 	}
 	var flags, rest []string
-	in := args[2:]
+	in := args[words:]
 	for i := 0; i < len(in); i++ {
 		a := in[i]
 		if a == "--" {
@@ -126,13 +140,14 @@ func flagsFirst(app *cli.App, args []string) ([]string, error) {
 			flags = append(flags, in[i])
 		}
 	}
-	out := append(args[:2:2], flags...)
+	out := append(args[:words:words], flags...)
 	return append(append(out, "--"), rest...), nil
 }
 
 // command completes a table entry: the number of positionals is checked
 // against names, and that required flags are given, before action runs; each
-// help shows an example. A name in brackets is optional.
+// help shows an example. A name in brackets is optional, and one with dots may
+// come any number of times.
 func command(c *cli.Command, example string, names ...string) *cli.Command {
 	c.ArgsUsage = strings.Join(names, " ")
 	c.Description = strings.TrimSpace(c.Description + "\n\nExample:\n   " + strings.ReplaceAll(example, "\n", "\n   "))
@@ -149,7 +164,7 @@ func command(c *cli.Command, example string, names ...string) *cli.Command {
 		switch n := ctx.NArg(); {
 		case n < least:
 			return usageError(fmt.Sprintf("%s wants %s", c.Name, c.ArgsUsage))
-		case n > len(names):
+		case n > len(names) && !(len(names) > 0 && strings.HasSuffix(names[len(names)-1], "...]")):
 			return usageError(fmt.Sprintf("%s wants no more than %s, found also %q", c.Name, orNothing(strings.Join(names, " ")), ctx.Args().Get(len(names))))
 		}
 		for _, f := range required {
