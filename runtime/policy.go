@@ -289,3 +289,21 @@ func unexpectedEnd(err error) error {
 	}
 	return err
 }
+
+// ParseDevice reads the state of a device: a JSON object with offline, battery
+// (0 to 1), charging and thermal, each optional. Unknown keys are refused.
+func ParseDevice(data []byte) (Device, error) {
+	var d Device
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&d); err != nil {
+		return Device{}, fmt.Errorf("device: %w", unexpectedEnd(err))
+	}
+	if b := d.Battery; b != nil && !(*b >= 0 && *b <= 1) {
+		return Device{}, fmt.Errorf("device: battery is %g, want 0 to 1", *b)
+	}
+	if d.Thermal != "" && !slices.Contains(thermals, d.Thermal) {
+		return Device{}, fmt.Errorf("device: thermal is %q, want one of %q", d.Thermal, thermals)
+	}
+	return d, nil
+}

@@ -6,11 +6,13 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"slmc/formats"
+	"slmc/internal/audit"
 	"slmc/internal/eval"
 	"slmc/internal/exec"
 	"slmc/internal/phone"
 	"slmc/internal/pipeline"
 	"slmc/kvshare"
+	"slmc/internal/serve"
 	"slmc/quant"
 	slmrt "slmc/runtime"
 	"slmc/tokenizer"
@@ -52,6 +54,9 @@ var exitCodes = []struct {
 	{jinja.ErrSyntax, exitUnsupported},
 	{slmrt.ErrNoTemplate, exitUnsupported},
 	{pipeline.ErrUsage, exitUsage},
+	{slmrt.ErrPolicy, exitUsage},
+	{serve.ErrConfig, exitUsage},
+	{audit.ErrNoText, exitUsage},
 	{slmrt.ErrContext, exitUsage},
 	{slmrt.ErrToken, exitUsage},
 	{phone.ErrChoose, exitUsage},
