@@ -157,6 +157,21 @@ func NewTable(c Certify, grids map[deferral.Checkpoint][]float32, cal []Scored, 
 	return t
 }
 
+// Recertify measures the thresholds of a table again, with another bound, delta
+// or share of known queries.
+func Recertify(c Certify, old *deferral.Table, cal []Scored, split string) deferral.Table {
+	grids := map[deferral.Checkpoint][]float32{}
+	for _, r := range old.Rows {
+		grids[r.Checkpoint] = append(grids[r.Checkpoint], r.Threshold(r.Checkpoint))
+	}
+	return NewTable(c, grids, cal, split)
+}
+
+// NewScored is a labelled query with its readings.
+func NewScored(l *Label, readings []deferral.Reading) Scored {
+	return Scored{ID: l.ID, Source: l.Source, Small: l.Small.Score, Large: l.large(), Readings: readings}
+}
+
 // finish puts the router together, certifies it and measures the test part.
 func (t *trainer) finish(p deferral.Parts, report Report) (*Trained, error) {
 	p.Round()
@@ -208,8 +223,7 @@ func (t *trainer) finish(p deferral.Parts, report Report) (*Trained, error) {
 func (t *trainer) score(r *deferral.Router) []Scored {
 	out := make([]Scored, len(t.d.Examples))
 	for i, readings := range ScoreAll(r, t.d.Examples) {
-		l := &t.d.Labels.Rows[i]
-		out[i] = Scored{ID: l.ID, Source: l.Source, Small: l.Small.Score, Large: l.large(), Readings: readings}
+		out[i] = NewScored(&t.d.Labels.Rows[i], readings)
 	}
 	return out
 }

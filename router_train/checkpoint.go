@@ -67,9 +67,9 @@ func (t *trainer) checkpoint(at deferral.Checkpoint) (*deferral.Head, Checkpoint
 		if err != nil {
 			return nil, r, err
 		}
-		out[k], r.AUROC[k] = s, AUROC(column(s, deferral.OutWrong), wrong)
+		out[k], r.AUROC[k] = s, clean(AUROC(column(s, deferral.OutWrong), wrong))
 	}
-	r.AUROC[KindKNN] = AUROC(t.neighbours(data, query, wrong), wrong)
+	r.AUROC[KindKNN] = clean(AUROC(t.neighbours(data, query, wrong), wrong))
 	r.Shipped = kinds[0]
 	for _, k := range kinds[1:] {
 		d := PairedBootstrap(column(out[r.Shipped], deferral.OutWrong), column(out[k], deferral.OutWrong), wrong, AUROC, bootstrapRounds, t.c.Seed)

@@ -189,7 +189,7 @@ func PairedBootstrap(a, b, positive []float64, stat func(score, positive []float
 		}
 	}
 	if len(diffs) == 0 {
-		return Interval{math.Inf(-1), math.Inf(1)}
+		return Interval{-1, 1} // nothing is known
 	}
 	slices.Sort(diffs)
 	return Interval{diffs[len(diffs)*25/1000], diffs[min(len(diffs)-1, len(diffs)*975/1000)]}

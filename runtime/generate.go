@@ -53,6 +53,9 @@ type Result struct {
 	// Handoff says that OnReading returned true, at the last of Readings.
 	Handoff  bool               `json:"handoff,omitempty"`
 	Readings []deferral.Reading `json:"readings,omitempty"`
+	// Signals are those of the answer that need no training, when readings were
+	// made.
+	Signals deferral.Signals `json:"-"`
 	// Speculation tells how the proposals of Request.Speculate fared.
 	Speculation *Speculated `json:"speculation,omitempty"`
 }
@@ -138,7 +141,7 @@ func (s *Session) Generate(ctx context.Context, r Request, emit func(text string
 	if err == nil && !res.Handoff {
 		res.Handoff = d.read(deferral.Post, res.Stop == StopToken)
 	}
-	res.Readings = d.readings()
+	res.Readings, res.Signals = d.readings()
 	return res, err
 }
 

@@ -100,12 +100,12 @@ func (d *reader) read(at deferral.Checkpoint, ended bool) bool {
 	return d.on(x)
 }
 
-// readings are those that were made.
-func (d *reader) readings() []deferral.Reading {
+// readings are those that were made, and the signals of the answer.
+func (d *reader) readings() ([]deferral.Reading, deferral.Signals) {
 	if d == nil {
-		return nil
+		return nil, deferral.Signals{}
 	}
-	return d.all
+	return d.all, d.c.Signals()
 }
 
 // loadRouter decodes the router section of a bundle, if it has one, and holds

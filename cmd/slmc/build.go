@@ -11,6 +11,7 @@ import (
 	"slmc/internal/exec"
 	"slmc/internal/pipeline"
 	"slmc/qat"
+	routertrain "slmc/router_train"
 	slmrt "slmc/runtime"
 )
 
@@ -54,9 +55,13 @@ func buildCommand() *cli.Command {
 			&cli.StringSliceFlag{Name: "gate", Usage: "write nothing unless `EXPR` holds on --gate-file, such as kl<0.05; of nll, ppl, kl, kl_p99, same_top1, exact_match"},
 			&cli.StringFlag{Name: "gate-file", DefaultText: "that of --calibrate, which training has seen", Usage: "measure gates on the examples in `FILE`"},
 			&cli.StringFlag{Name: "golden", Usage: "take the golden prompts from `FILE`, one a line or JSONL with text or query"},
+			&cli.StringFlag{Name: "router", Usage: "train a deferral router on the queries with right answers in `QUERIES.jsonl`, against --large"},
+			&cli.Float64Flag{Name: "router-train", Value: routertrain.DefaultSplit().Train, Usage: "train it on this `SHARE` of the queries"},
+			&cli.Float64Flag{Name: "router-calibrate", Value: routertrain.DefaultSplit().Cal, Usage: "certify it on this `SHARE`; the rest is for testing"},
+			&cli.StringFlag{Name: "scorer", Value: "exact_match", Usage: "score the queries' answers by `RULE`, see label"},
 			&cli.StringFlag{Name: "cache", DefaultText: "slmc in the user's cache", Usage: "keep finished stages in `DIR`"},
 			&cli.BoolFlag{Name: "verify", Usage: "verify the bundle when it is written"},
-		}),
+		}, certifyFlags(), largeFlags()),
 		Action: func(c *cli.Context) error { return runBuild(c, false) },
 	}, "slmc build testdata/assistant-tiny -o assistant.slmb --verify", "SOURCE")
 }
@@ -93,6 +98,9 @@ func runBuild(c *cli.Context, bare bool) error {
 			return err
 		}
 	}
+	if err := withRouter(c, &cfg); err != nil {
+		return err
+	}
 	if cfg.Accept, err = acceptance(c); err != nil {
 		return err
 	}
@@ -123,6 +131,39 @@ func runBuild(c *cli.Context, bare bool) error {
 		return printJSON(c, report)
 	}
 	return printReport(c, report)
+}
+
+// withRouter adds what the flags say of a router.
+func withRouter(c *cli.Context, cfg *pipeline.Config) error {
+	if (c.String("router") == "") != (c.String("large") == "") {
+		return usageError("a router wants both --router QUERIES and --large MODEL")
+	}
+	if c.String("router") == "" {
+		return nil
+	}
+	large, err := largeOf(c)
+	if err != nil {
+		return err
+	}
+	cfg.Router = &pipeline.RouterFiles{Queries: c.String("router"), Large: large}
+	r := pipeline.DefaultRouting()
+	if cfg.Recipe.Router != nil {
+		r = *cfg.Recipe.Router
+	}
+	if c.IsSet("scorer") {
+		r.Scorer = c.String("scorer")
+	}
+	if c.IsSet("router-train") || c.IsSet("router-calibrate") {
+		r.Train.Split.Train, r.Train.Split.Cal = c.Float64("router-train"), c.Float64("router-calibrate")
+	}
+	if c.IsSet("seed") {
+		r.Train.Seed, r.Train.Split.Seed = c.Uint64("seed"), c.Uint64("seed")
+	}
+	if r.Train.Certify, err = certifyOf(c, r.Train.Certify); err != nil {
+		return err
+	}
+	cfg.Recipe.Router = &r
+	return nil
 }
 
 // recipeOf is the recipe file's with the flags that were given, or the preset

@@ -14,6 +14,7 @@ import (
 	"slmc/kvshare"
 	"slmc/internal/serve"
 	"slmc/quant"
+	routertrain "slmc/router_train"
 	slmrt "slmc/runtime"
 	"slmc/tokenizer"
 	"slmc/tokenizer/jinja"
@@ -54,6 +55,8 @@ var exitCodes = []struct {
 	{jinja.ErrSyntax, exitUnsupported},
 	{slmrt.ErrNoTemplate, exitUnsupported},
 	{pipeline.ErrUsage, exitUsage},
+	{routertrain.ErrLabels, exitUsage},
+	{routertrain.ErrNothing, exitUsage},
 	{slmrt.ErrPolicy, exitUsage},
 	{serve.ErrConfig, exitUsage},
 	{audit.ErrNoText, exitUsage},

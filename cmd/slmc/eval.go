@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"runtime"
 	"slices"
 
 	"github.com/urfave/cli/v2"
@@ -13,6 +12,7 @@ import (
 	"slmc/internal/eval"
 	"slmc/internal/kernel"
 	"slmc/internal/pipeline"
+	routertrain "slmc/router_train"
 	slmrt "slmc/runtime"
 )
 
@@ -23,7 +23,8 @@ func evalCommand() *cli.Command {
 		Description: "The text is tokenized whole and cut into windows of the context length, each starting\n" +
 			"with BOS where the model has one. nll is nats per predicted token. --teacher adds the\n" +
 			"mean and the 99th percentile of KL(teacher || model) and how often both agree on the\n" +
-			"likeliest token. --gate exits with code 5 when a bound is not kept.",
+			"likeliest token. --gate exits with code 5 when a bound is not kept. --task with --large also\n" +
+			"measures the bundle's deferral router at its default row.",
 		Flags: join([]cli.Flag{
 			&cli.StringFlag{Name: "text", Usage: "score the perplexity of this `FILE`"},
 			&cli.StringFlag{Name: "task", Usage: "score greedy answers to the JSONL rows of `FILE` by exact match"},
@@ -33,7 +34,7 @@ func evalCommand() *cli.Command {
 			&cli.StringSliceFlag{Name: "gate", Usage: "demand `EXPR`, such as kl<0.01 or ppl<=12.5; of nll, ppl, kl, kl_p99, same_top1, exact_match"},
 			&cli.IntFlag{Name: "max-tokens", Usage: "score only the first `N` tokens of the text"},
 			jsonFlag(),
-		}, sessionFlags(), sourceFlags()),
+		}, largeFlags(), sessionFlags(), sourceFlags()),
 		Action: runEval,
 	}, `slmc eval assistant.slmb --text notes.txt --teacher testdata/assistant-tiny --gate "kl<0.01"`, "SOURCE_OR_BUNDLE")
 }
@@ -52,6 +53,9 @@ func runEval(c *cli.Context) error {
 	}
 	if o.Context == 1 {
 		return usageError("--context 1 leaves no token to predict; give 2 or more")
+	}
+	if c.IsSet("large") && !c.IsSet("task") {
+		return usageError("--large measures a router on the rows of --task")
 	}
 	if c.IsSet("text") == c.IsSet("task") {
 		return usageError("eval wants either --text or --task")
@@ -160,13 +164,12 @@ func evalTask(c *cli.Context, o slmrt.Options, gates []gate) error {
 	if err != nil {
 		return err
 	}
-	threads := c.Int("threads")
-	if threads == 0 {
-		threads = runtime.GOMAXPROCS(0)
-	}
 	return withModel(c, c.Args().First(), o.Context, func(m *slmrt.Model) error {
+		if c.IsSet("large") {
+			return evalDeferral(c, m, rows, o, gates)
+		}
 		set, finish := progress(c, "eval", int64(len(rows)), "rows")
-		t, err := pipeline.EvalTask(c.Context, m, rows, o, threads, func(done int) { set(int64(done)) })
+		t, err := pipeline.EvalTask(c.Context, m, rows, o, threadsOf(c), func(done int) { set(int64(done)) })
 		finish()
 		if err != nil {
 			return err
@@ -176,6 +179,37 @@ func evalTask(c *cli.Context, o slmrt.Options, gates []gate) error {
 		}
 		return checkGates(gates, pipeline.Figures{ExactMatch: &t.ExactMatch})
 	})
+}
+
+// evalDeferral is evalTask for a bundle with a router.
+func evalDeferral(c *cli.Context, m *slmrt.Model, rows []pipeline.Row, o slmrt.Options, gates []gate) (err error) {
+	maxTokens := routertrain.DefaultConfig().MaxTokens
+	large, err := openLarge(c, maxTokens, 1, 1)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, large.Close()) }()
+	set, finish := progress(c, "eval", int64(len(rows)), "rows")
+	t, d, err := pipeline.EvalDeferral(c.Context, m, rows, large, maxTokens, threadsOf(c), o, func(done int) { set(int64(done)) })
+	finish()
+	if err != nil {
+		return err
+	}
+	if c.Bool("json") {
+		err = printJSON(c, struct {
+			pipeline.Task
+			Deferral *routertrain.Deferral `json:"deferral"`
+		}{t, d})
+	} else if err = printTask(c, t); err == nil {
+		err = printf(c, "router: AUROC of a wrong answer %.4f before, %.4f during, %.4f after it, token entropy %.4f; calibration error %.4f\n"+
+			"at the default row (bound %g, delta %g): %.1f %% deferred, quality %.2f %%, large alone %.2f %%, loss %.4f, violated %v; gap closed %.3f\n",
+			d.AUROCPre, d.AUROCMid, d.AUROCPost, d.AUROCEntropy, d.ECE,
+			d.Bound, d.Delta, 100*d.DeferralRate, 100*d.Quality, 100*d.More.LargeQuality, d.More.Loss, d.BoundViolated, d.GapClosed)
+	}
+	if err != nil {
+		return err
+	}
+	return checkGates(gates, pipeline.Figures{ExactMatch: &t.ExactMatch})
 }
 
 func printTask(c *cli.Context, t pipeline.Task) error {

@@ -56,6 +56,7 @@ func commands() []*cli.Command {
 		inspectCommand(), verifyCommand(),
 		runCommand(), chatCommand(), evalCommand(), tokenizeCommand(), benchCommand(),
 		serveCommand(), auditCommand(),
+		labelCommand(), trainRouterCommand(), certifyCommand(),
 		packCommand(), unpackCommand(), exportCommand(),
 		keygenCommand(), signCommand(), phoneCommand(), versionCommand(),
 	}

@@ -169,6 +169,22 @@ func (c *Collector) distribution(z []float32, d *First) (lse float32) {
 	return lse
 }
 
+// Signals are what an answer says of itself without any training.
+type Signals struct {
+	Entropy float32 // mean over its tokens, nats
+	LogProb float32 // summed
+}
+
+// Signals returns those of the tokens so far.
+func (c *Collector) Signals() (s Signals) {
+	for _, t := range c.tokens {
+		s.Entropy += t.entropy
+		s.LogProb += t.logp
+	}
+	s.Entropy /= float32(max(1, len(c.tokens)))
+	return s
+}
+
 // Read returns the reading at a checkpoint; ended says at Post that the model
 // ended its answer itself. It panics when the router has no head there.
 func (c *Collector) Read(at Checkpoint, ended bool) Reading {

@@ -21,6 +21,7 @@ import (
 	"slmc/kvshare"
 	"slmc/model"
 	"slmc/quant"
+	routertrain "slmc/router_train"
 	slmrt "slmc/runtime"
 )
 
@@ -42,7 +43,8 @@ type Config struct {
 	Bare bool
 	// CalibrateFile holds the examples that calibration and training use.
 	CalibrateFile string
-	Accept        *Acceptance // nil: every result is good
+	Router        *RouterFiles // nil: no router
+	Accept        *Acceptance  // nil: every result is good
 	Env           Env
 	// Progress is called with what is done of a stage; may be nil.
 	Progress func(stage string, done, total int64)
@@ -66,6 +68,7 @@ type Report struct {
 	TeacherNLL   *float64 `json:"teacher_nll,omitempty"`   // of the golden prompts, nats a token
 	Figures      *Figures `json:"figures,omitempty"`       // of an acceptance
 
+	Router      *routertrain.Report   `json:"router,omitempty"` // of the deferral router
 	Search      *kvshare.SearchReport `json:"search,omitempty"` // of a map of shared keys and values
 	Seconds     map[string]float64    `json:"seconds"`
 	Cached      []string              `json:"cached"` // stages that were not run again
@@ -181,6 +184,9 @@ func (b *build) prepare() (err error) {
 	if err := b.checkExamples(); err != nil {
 		return err
 	}
+	if err := b.checkRouter(); err != nil {
+		return err
+	}
 	return b.settle()
 }
 
@@ -216,7 +222,7 @@ func (b *build) settle() (err error) {
 func (b *build) checkExamples() error {
 	r := &b.cfg.Recipe
 	if r.QAT == nil && r.Calibrate == nil && r.Budget == nil && !r.Share.examples() {
-		if b.cfg.CalibrateFile != "" {
+		if b.cfg.CalibrateFile != "" && b.cfg.Router == nil {
 			return fmt.Errorf("%w: nothing uses the examples in %s", ErrUsage, b.cfg.CalibrateFile)
 		}
 		return nil
@@ -321,8 +327,14 @@ func (b *build) cached() (err error) {
 	if err != nil {
 		return err
 	}
-	return b.timed("write", func() error {
-		return b.write(func(i int, dst io.Writer) error {
+	path := b.cfg.Output
+	if b.recipe.Router != nil {
+		// The router is trained on the bundle as it will run.
+		path = b.cache.Path("unrouted.slmb")
+		defer func() { err = errors.Join(err, ignoreMissing(os.Remove(path))) }()
+	}
+	err = b.timed("write", func() error {
+		return b.write(path, func(i int, dst io.Writer) error {
 			if err := b.ctx.Err(); err != nil {
 				return err
 			}
@@ -331,6 +343,10 @@ func (b *build) cached() (err error) {
 			return err
 		}, vectors)
 	})
+	if err != nil || b.recipe.Router == nil {
+		return err
+	}
+	return b.routed(path)
 }
 
 // digest hashes the files of the source: what is cached is keyed by them.
@@ -388,7 +404,7 @@ func (b *build) streamed() error {
 		w.CloseWithError(b.writeWeights(w))
 	}()
 	at := int64(0)
-	err := b.write(func(i int, dst io.Writer) error {
+	err := b.write(b.cfg.Output, func(i int, dst io.Writer) error {
 		s := b.plan.Stored[i]
 		if _, err := io.CopyN(io.Discard, r, s.Offset-at); err != nil {
 			return err
@@ -408,9 +424,9 @@ func (b *build) streamed() error {
 // onlyWriter hides a ReadFrom that would choose its own buffer.
 type onlyWriter struct{ io.Writer }
 
-// write makes the bundle: weights as they are asked for, and the sections that
-// are small.
-func (b *build) write(weight func(i int, dst io.Writer) error, golden []byte) error {
+// write makes the bundle at path: weights as they are asked for, and the
+// sections that are small.
+func (b *build) write(path string, weight func(i int, dst io.Writer) error, golden []byte) error {
 	if b.digests == nil {
 		if err := b.digest(); err != nil {
 			return err
@@ -424,7 +440,7 @@ func (b *build) write(weight func(i int, dst io.Writer) error, golden []byte) er
 	if golden != nil {
 		spec.Sections = append(spec.Sections, bundle.Data{Name: bundle.SectionGolden, Bytes: golden})
 	}
-	_, err = bundle.Write(b.cfg.Output, spec)
+	_, err = bundle.Write(path, spec)
 	return err
 }
 

@@ -56,6 +56,8 @@ type Recipe struct {
 	// Speculate says how the bundle is best run; nil: token by token. It changes
 	// no weight and no token.
 	Speculate *slmrt.SpeculationHint `json:"speculate,omitempty" yaml:"speculate,omitempty"`
+	// Router is how the deferral router is made; nil: there is none.
+	Router *Routing `json:"router,omitempty" yaml:"router,omitempty"`
 }
 
 // Golden says what the golden vectors of a bundle are.

@@ -1,0 +1,105 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"slmc/formats/bundle"
+	routertrain "slmc/router_train"
+	slmrt "slmc/runtime"
+)
+
+// Large says who the large model is.
+type Large struct {
+	// From is a bundle or checkpoint, a JSONL file of answers, or the address of
+	// an OpenAI-compatible endpoint.
+	From     string
+	Endpoint routertrain.EndpointConfig // its URL is From
+	Parallel int                        // requests in flight to an endpoint
+}
+
+// OpenedLarge is a large model that can be asked.
+type OpenedLarge struct {
+	routertrain.Answerer
+	Parallel int
+	endpoint *routertrain.Endpoint
+	close    func() error
+}
+
+// Close gives back what it holds.
+func (l *OpenedLarge) Close() error { return l.close() }
+
+// Usage is what an endpoint was asked and billed; nil for others.
+func (l *OpenedLarge) Usage() *routertrain.Usage {
+	if l.endpoint == nil {
+		return nil
+	}
+	u := l.endpoint.Usage()
+	return &u
+}
+
+// isURL reports whether a large model is an endpoint.
+func isURL(from string) bool {
+	return strings.HasPrefix(from, "http://") || strings.HasPrefix(from, "https://")
+}
+
+// isAnswers reports whether a large model is a file of answers.
+func isAnswers(from string) bool {
+	st, err := os.Stat(from)
+	return err == nil && st.Mode().IsRegular() && filepath.Ext(from) == ".jsonl"
+}
+
+// identity names a large model in cache keys: what answers the same has the
+// same one.
+func (l Large) identity(ctx context.Context) (string, error) {
+	if isURL(l.From) {
+		return l.From + " " + l.Endpoint.Model, nil
+	}
+	if st, err := os.Stat(l.From); err == nil && st.Mode().IsRegular() {
+		return fileDigest(ctx, l.From)
+	}
+	return filepath.Base(l.From), nil
+}
+
+// OpenLarge opens a large model with as many sessions as threads; samples are
+// drawn at that temperature.
+func OpenLarge(ctx context.Context, l Large, env Env, threads, maxTokens int, temperature float32, seed uint64) (*OpenedLarge, error) {
+	switch {
+	case isURL(l.From):
+		c := l.Endpoint
+		c.URL, c.MaxTokens, c.Temperature, c.Seed = l.From, maxTokens, temperature, seed
+		e, err := routertrain.NewEndpoint(c)
+		if err != nil {
+			return nil, fmt.Errorf("%w: large model: %w", ErrUsage, err)
+		}
+		return &OpenedLarge{e, max(1, l.Parallel), e, func() error { return nil }}, nil
+	case isAnswers(l.From):
+		a, err := routertrain.ReadAnswers(l.From)
+		if err != nil {
+			return nil, fmt.Errorf("large model: %w", err)
+		}
+		return &OpenedLarge{a, 1, nil, func() error { return nil }}, nil
+	}
+	o, err := Open(ctx, l.From, env)
+	if err != nil {
+		return nil, fmt.Errorf("large model: %w", err)
+	}
+	m, err := o.Runtime(0)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("large model: %w", err), o.Close())
+	}
+	local, err := routertrain.NewLocalModel(m, filepath.Base(l.From), slmrt.Options{Kernel: env.Kernel}, threads, maxTokens, temperature, seed)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("large model: %w", err), o.Close())
+	}
+	return &OpenedLarge{local, max(1, threads), nil, func() error { local.Close(); return o.Close() }}, nil
+}
+
+// weightsRoot is the digest that a router is tied to.
+func weightsRoot(b *bundle.Bundle) bundle.Digest {
+	return b.Manifest().Section(bundle.SectionWeights).Root
+}

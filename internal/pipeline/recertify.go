@@ -1,0 +1,93 @@
+package pipeline
+
+import (
+	"context"
+	"fmt"
+
+	"slmc/internal/deferral"
+	routertrain "slmc/router_train"
+	slmrt "slmc/runtime"
+)
+
+// CertifyResult is what certifying a router anew tells.
+type CertifyResult struct {
+	Queries   int                        `json:"queries"`
+	Delta     float64                    `json:"delta"`
+	Certified []routertrain.CertifiedRow `json:"certified"`
+	Resplits  []routertrain.Resplits     `json:"resplits,omitempty"`
+}
+
+// Certified is a router with a new table.
+type Certified struct {
+	Router *deferral.Router
+	Report routertrain.Report
+	Result CertifyResult
+}
+
+// Recertify makes a new table for the router of a bundle.
+func Recertify(ctx context.Context, in RouterInput, report *routertrain.Report, resplits int, seed uint64) (*Certified, error) {
+	m, err := slmrt.FromBundle(in.Bundle)
+	if err != nil {
+		return nil, err
+	}
+	r := m.Router()
+	if r == nil {
+		return nil, fmt.Errorf("%w: %s has no router", ErrUsage, in.Bundle.Name())
+	}
+	own := in.Labels.Digest.String() == report.Labels
+	if own {
+		rows := in.Labels.Rows
+		in.Labels.Rows = nil
+		for _, row := range rows {
+			if report.Config.Split.Part(row.ID) == routertrain.Calibrate {
+				in.Labels.Rows = append(in.Labels.Rows, row)
+			}
+		}
+	}
+	scored, _, err := ScoreLabels(ctx, m, in)
+	if err != nil {
+		return nil, err
+	}
+	p := r.Parts()
+	name := fmt.Sprintf("all of labels %.16s", in.Labels.Digest)
+	if own {
+		name = p.Table.Split
+	}
+	p.Table = routertrain.Recertify(in.Config.Certify, &p.Table, scored, name)
+	out := &Certified{Report: *report, Result: CertifyResult{Queries: len(scored), Delta: in.Config.Certify.Delta}}
+	if out.Router, err = deferral.New(p); err != nil {
+		return nil, err
+	}
+	out.Result.Certified = routertrain.Bounds(&p.Table, in.Config.Certify)
+	out.Report.Config.Certify, out.Report.Certified = in.Config.Certify, out.Result.Certified
+	out.Report.Default, out.Report.Infeasible, out.Report.Test = nil, "", nil
+	if row, err := p.Table.Default(); err == nil {
+		out.Report.Default = &row
+	}
+	if resplits > 0 {
+		for _, b := range out.Result.Certified {
+			out.Result.Resplits = append(out.Result.Resplits, routertrain.Resplit(scored, &p.Table, b.Checkpoint, b.Bound, resplits, seed))
+		}
+	}
+	return out, nil
+}
+
+// ScoreLabels lets a model's router read labelled queries; the signals are those
+// that need no router.
+func ScoreLabels(ctx context.Context, m *slmrt.Model, in RouterInput) ([]routertrain.Scored, []routertrain.Signals, error) {
+	texts, err := labelTexts(in.Labels, in.Queries)
+	if err != nil {
+		return nil, nil, err
+	}
+	examples, err := routertrain.Extract(ctx, m, texts, slmrt.Options{Kernel: in.Kernel}, threadsOr(in.Threads), in.Config.MaxTokens, in.Progress)
+	if err != nil {
+		return nil, nil, err
+	}
+	var scored []routertrain.Scored
+	var signals []routertrain.Signals
+	for i, readings := range routertrain.ScoreAll(m.Router(), examples) {
+		scored = append(scored, routertrain.NewScored(&in.Labels.Rows[i], readings))
+		signals = append(signals, examples[i].Signals())
+	}
+	return scored, signals, nil
+}
