@@ -17,8 +17,7 @@ import (
 
 // Config is how a model is trained: block by block if Blocks has epochs, then
 // end to end if Epochs is not 0. All of it decides the result. Tuned values
-// come from docs/experiments.md, "End-to-end training" and "Block-wise
-// training".
+// come from docs/experiments.md, "End-to-end training".
 type Config struct {
 	Blocks      BlockConfig `json:"blocks" yaml:"blocks"`
 	Epochs      float64     `json:"epochs" yaml:"epochs"`             // passes over the sequences, end to end

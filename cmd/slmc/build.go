@@ -43,7 +43,7 @@ func buildCommand() *cli.Command {
 		Flags: join(buildFlags("w8"), []cli.Flag{
 			healFlag(),
 			&cli.StringFlag{Name: "calibrate", Usage: "calibrate and train on the examples in `FILE`: text, or JSONL rows put through the chat template"},
-			&cli.StringFlag{Name: "algorithm", Usage: "choose codes by `NAME`: rtn, imatrix, gptq or gptq-refined (default: the last, with --calibrate)"},
+			&cli.StringFlag{Name: "algorithm", Usage: "choose codes by `NAME`: rtn, imatrix, gptq or gptq-refined (default: the last, with --calibrate); with --qat, training starts from them"},
 			&cli.Float64Flag{Name: "bpw", Usage: "choose number formats so that the weights take `B` bits each, scales included"},
 			&cli.StringFlag{Name: "max-size", Usage: "choose number formats so that the file stays within `SIZE`, such as 110MB"},
 			&cli.BoolFlag{Name: "qat", Usage: "train the weights through their rounding, against the float model"},

@@ -18,7 +18,7 @@ import (
 // Versions of the stages of this file.
 const (
 	calibrateVersion = 2
-	allocateVersion  = 1
+	allocateVersion  = 2
 )
 
 // Calibration is the part of a recipe that says how codes and scales are chosen
@@ -136,6 +136,16 @@ func firstTokens(seqs [][]int32, n int) [][]int32 {
 		}
 	}
 	return seqs
+}
+
+// beginnings is firstTokens of sequences cut to n tokens each: windows of text are
+// as long as the context, and each format of each weight is measured on all.
+func beginnings(seqs [][]int32, n int) [][]int32 {
+	out := make([][]int32, len(seqs))
+	for i, s := range seqs {
+		out[i] = s[:min(n, len(s))]
+	}
+	return firstTokens(out, n)
 }
 
 // packedFile makes a stage's file of packed weights, all zeros.
@@ -275,7 +285,7 @@ func (b *build) measure(path string) error {
 		formats = append(formats, f)
 	}
 	parts, err := calibrate.Measure(b.ctx, calibrate.Env{Kernel: b.kernel, Pool: pool}, m, params, calibrate.TensorParts(m.Graph), formats,
-		calibrate.RTN{Kernel: b.kernel}, nil, firstTokens(seqs, calibrate.DefaultSensitivityTokens),
+		calibrate.RTN{Kernel: b.kernel}, nil, beginnings(seqs, calibrate.DefaultSensitivityTokens),
 		func(done, total int) { b.cfg.Progress("allocate", int64(done), int64(total)) })
 	if err != nil {
 		return err

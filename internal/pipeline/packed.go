@@ -127,14 +127,14 @@ type packedGrid struct {
 
 // plan decides the grid of every matrix and the config.
 func (p *packedWriter) plan() error {
-	if err := p.h.plan(); err != nil {
-		return err
-	}
 	r, m := &p.report, p.h.m
 	for i, b := range m.Blocks {
 		if b.KVFrom != i {
 			return formats.Unsupported(p.h.o.Path, "", -1, "%s: block %d reads the keys and values of block %d, which no reader of such folders knows; slmc convert writes a folder with the map", p.opts.Layout, i, b.KVFrom)
 		}
+	}
+	if err := p.h.plan(); err != nil {
+		return err
 	}
 	r.Architecture, r.Floats, r.Parameters = m.Arch, p.opts.Floats, int64(m.Parameters())
 	p.grids = make([]packedGrid, len(m.Weights))
