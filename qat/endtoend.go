@@ -281,7 +281,9 @@ func (t *trainer) update() {
 		}
 		grads = append(grads, l.dscales)
 	}
-	train.ClipNorm(grads, t.Config.Clip)
+	if t.Config.Clip > 0 {
+		train.ClipNorm(grads, t.Config.Clip)
+	}
 	rate := train.Cosine(t.step, t.Config.Warmup, len(t.batches), 1, t.Config.LastLR)
 	t.opt.Step()
 	for i, l := range t.s.all {

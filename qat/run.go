@@ -26,7 +26,7 @@ type Config struct {
 	ScaleLR     float64     `json:"scale_lr" yaml:"scale_lr"`         // of scales
 	Warmup      int         `json:"warmup" yaml:"warmup"`             // steps of rising rate
 	LastLR      float64     `json:"last_lr" yaml:"last_lr"`           // share of the rate at the end
-	Clip        float64     `json:"clip" yaml:"clip"`                 // largest gradient norm
+	Clip        float64     `json:"clip" yaml:"clip"`                 // largest gradient norm; 0: any
 	// Frozen is the share of the steps, at the end, in which codes no longer
 	// move and only scales, norms and floats learn; 1 is the E2E-QP of
 	// EfficientQAT (arXiv 2407.11062, section 3.3).
@@ -71,6 +71,10 @@ func (c Config) Check() error {
 		return errors.New("training config: no epochs, neither of blocks nor end to end")
 	case c.Epochs > 0 && c.BatchTokens < 1, c.Blocks.Epochs > 0 && c.Blocks.BatchTokens < 1:
 		return fmt.Errorf("training config: batches of %d tokens, of %d for blocks", c.BatchTokens, c.Blocks.BatchTokens)
+	case c.Epochs > 0 && c.LR == 0 && c.ScaleLR == 0:
+		return errors.New("training config: lr and scale_lr are 0, so nothing would be learned end to end")
+	case c.Blocks.Epochs > 0 && c.Blocks.LR == 0 && c.Blocks.ScaleLR == 0:
+		return errors.New("training config: lr and scale_lr of blocks are 0, so nothing would be learned block by block")
 	case c.Warmup < 0:
 		return fmt.Errorf("training config: a warmup of %d steps", c.Warmup)
 	case c.Frozen < 0, c.Frozen > 1, c.CrossEntropy < 0, c.CrossEntropy > 1, c.EMA < 0, c.EMA >= 1:
