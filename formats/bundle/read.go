@@ -10,8 +10,6 @@ import (
 	"slices"
 	"unsafe"
 
-	"github.com/edsrzf/mmap-go"
-
 	"slmc/formats"
 	"slmc/quant"
 )
@@ -36,7 +34,7 @@ type Bundle struct {
 	digest   Digest
 	formats  []quant.Format
 	tables   []table
-	data     mmap.MMap // nil after Close
+	data     mapping // nil after Close
 }
 
 // Open maps a bundle and checks the header and the manifest, and that each
@@ -85,7 +83,7 @@ func openFile(f *os.File, o Options) (*Bundle, error) {
 		return nil, formats.Unsupported(b.name, "", -1, "%d bytes do not fit this machine's address space", b.size)
 	}
 	b.file = f
-	if b.data, err = mmap.MapRegion(f, int(b.size), mmap.RDONLY, 0, 0); err != nil {
+	if b.data, err = mapFile(f, int(b.size)); err != nil {
 		return nil, &formats.Error{File: b.name, Offset: -1, Msg: "cannot map the file", Err: err}
 	}
 	return b, nil
