@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	goruntime "runtime"
 	"slices"
 
 	"slmc/internal/deferral"
@@ -61,7 +60,7 @@ func (m *Model) Close() error {
 type Options struct {
 	Context int           // positions to make room for; 0: the model's
 	Batch   int           // tokens of a prefill step; 0: DefaultBatch
-	Threads int           // 0: all CPUs
+	Threads int           // 0: DefaultThreads
 	Kernel  string        // kernel.Select's name; "": the fastest
 	KV      exec.KVFormat // "": the model's
 	Budget  int64         // bytes the process may take for model and session; 0: no limit
@@ -83,7 +82,7 @@ func (o Options) resolve(m *Model) (Options, error) {
 	}
 	o.Batch = max(1, min(o.Batch, o.Context))
 	if o.Threads == 0 {
-		o.Threads = goruntime.GOMAXPROCS(0)
+		o.Threads = DefaultThreads()
 	}
 	if o.KV == "" {
 		o.KV = m.KV

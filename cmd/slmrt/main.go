@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 	"time"
 
@@ -44,7 +45,7 @@ type call struct {
 	path                        string
 	json, quick, check          bool
 	pubkey, kernel, prompt      string
-	user, kv                    string
+	user, kv, format            string
 	threads, contextLen, tokens int
 	golden                      int
 	budget                      int64
@@ -118,7 +119,7 @@ func parse(cmd command, args []string, stdout, stderr io.Writer) (*call, error) 
 	f.StringVar(&c.pubkey, "pubkey", "", "demand a signature by the key in this file")
 	f.StringVar(&c.kernel, "kernel", "", "force these kernels")
 	f.StringVar(&c.kv, "kv", "", "cache format: kv8 or f16 (default: the bundle's)")
-	f.IntVar(&c.threads, "threads", 0, "threads (default: all CPUs)")
+	f.IntVar(&c.threads, "threads", 0, "threads (default: one a physical core)")
 	f.IntVar(&c.contextLen, "context", 0, "positions to make room for (default: the bundle's)")
 	f.Int64Var(&c.budget, "memory", 0, "refuse to run when more bytes than this are needed")
 	f.StringVar(&c.prompt, "prompt", "", "run: raw text to continue")
@@ -132,6 +133,7 @@ func parse(cmd command, args []string, stdout, stderr io.Writer) (*call, error) 
 	f.IntVar(&c.golden, "golden", 0, "trace: number of the golden prompt")
 	f.IntVar(&c.bench.Prompt, "prompt-tokens", 512, "bench: prompt tokens")
 	f.IntVar(&c.bench.Generate, "decode-tokens", 128, "bench: decoded tokens")
+	f.StringVar(&c.format, "format", "json", "bench: text, md, json or csv")
 	f.IntVar(&c.bench.Repetitions, "repetitions", 5, "bench: repetitions")
 	for len(args) > 0 {
 		if err := f.Parse(args); err != nil {
@@ -287,22 +289,35 @@ func bench(ctx context.Context, c *call) error {
 	if err := c.bench.Check(); err != nil {
 		return fmt.Errorf("%w: %w", errUsage, err)
 	}
-	begin := time.Now()
+	if !slices.Contains(slmrt.BenchFormats, c.format) {
+		return fmt.Errorf("%w: --format is one of %v, not %q", errUsage, slmrt.BenchFormats, c.format)
+	}
+	// A look at what the bundle has room for; and every byte, if asked for.
 	m, _, err := c.load(ctx)
 	if err != nil {
 		return err
 	}
-	defer m.Close()
-	load := time.Since(begin)
 	room := m.Context
 	if c.contextLen > 0 {
 		room = c.contextLen
 	}
-	res, err := m.Bench(ctx, o, c.bench.Fit(room), load)
+	if err := m.Close(); err != nil {
+		return err
+	}
+	load, err := c.loadOptions()
 	if err != nil {
 		return err
 	}
-	return c.print(res)
+	res, err := slmrt.BenchFile(ctx, c.path, load, o, c.bench.Fit(room))
+	if err != nil {
+		return err
+	}
+	text, err := res.Format(c.format)
+	if err != nil {
+		return err
+	}
+	_, err = io.WriteString(c.out, text)
+	return err
 }
 
 // trace prints one object: equal output means equal layers.

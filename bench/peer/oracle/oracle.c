@@ -75,7 +75,7 @@ static void load_backends(void) {
 
 struct options {
     int threads, ctx, kv, flash, repack;
-    bool special, parse, pure;
+    bool special, parse, pure, wait;
     int prompt, decode, reps;
 };
 
@@ -348,7 +348,9 @@ static void print_speed(const char *name, double *tok_s, int n) {
 }
 
 // cmd_bench times whole llama_decode calls: the prompt in one call, then one
-// call a token, reading the logits of each, as a program that samples does.
+// call a token, reading the logits of each, as a program that samples does. With
+// -w each round waits for a line on stdin and prints its seconds, so that
+// another program can take turns.
 static void cmd_bench(char **argv, const struct options *o) {
     int64_t start = llama_time_us();
     void *model = load_model(argv[0], o, false);
@@ -360,6 +362,9 @@ static void cmd_bench(char **argv, const struct options *o) {
     void *ctx = new_context(model, o, o->prompt + o->decode);
     double prefill[o->reps], step[o->reps];
     for (int r = -1; r < o->reps; r++) { // the first round warms up
+        char line[64];
+        if (o->wait && (fflush(stdout), !fgets(line, sizeof line, stdin)))
+            return;
         llama_memory_clear(llama_get_memory(ctx), true);
         int64_t t0 = llama_time_us();
         decode(ctx, ids, o->prompt, 0, false);
@@ -370,6 +375,8 @@ static void cmd_bench(char **argv, const struct options *o) {
             id = argmax(llama_get_logits_ith(ctx, -1), vocab);
         }
         int64_t t2 = llama_time_us();
+        if (o->wait)
+            printf("prefill_s=%.6f decode_s=%.6f\n", (t1 - t0) / 1e6, (t2 - t1) / 1e6);
         if (r >= 0) {
             prefill[r] = o->prompt * 1e6 / (t1 - t0);
             step[r] = o->decode * 1e6 / (t2 - t1);
@@ -393,11 +400,11 @@ static const char usage[] =
     "  types                         id, name, elements and bytes of a block\n"
     "options: -t threads (1)  -c context (as needed)  -k f32|f16|q8_0, type of the KV cache (f32)  -F flash attention on\n"
     "         -R repack weights at load (always on in bench)  -s add special tokens  -p parse special tokens\n"
-    "         -P every tensor the same type (quantize)  -n prompt (512)  -g decode (128)  -r rounds (3)  -v verbose\n";
+    "         -P every tensor the same type (quantize)  -n prompt (512)  -g decode (128)  -r rounds (3)  -w wait for a line before each  -v verbose\n";
 
 int main(int argc, char **argv) {
     struct options o = {.threads = 1, .kv = GGML_TYPE_F32, .prompt = 512, .decode = 128, .reps = 3};
-    for (int c; (c = getopt(argc, argv, "+t:c:k:FRspPn:g:r:v")) != -1;) {
+    for (int c; (c = getopt(argc, argv, "+t:c:k:FRspPwn:g:r:v")) != -1;) {
         switch (c) {
         case 't': o.threads = atoi(optarg); break;
         case 'c': o.ctx = atoi(optarg); break;
@@ -407,6 +414,7 @@ int main(int argc, char **argv) {
         case 's': o.special = true; break;
         case 'p': o.parse = true; break;
         case 'P': o.pure = true; break;
+        case 'w': o.wait = true; break;
         case 'n': o.prompt = atoi(optarg); break;
         case 'g': o.decode = atoi(optarg); break;
         case 'r': o.reps = atoi(optarg); break;
