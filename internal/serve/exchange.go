@@ -106,7 +106,6 @@ type attempt struct {
 func (x *exchange) act(ctx context.Context, a *attempt) error {
 	switch x.entry.Outcome {
 	case slmrt.Abstain:
-		x.c.reset()
 		return x.refuse()
 	case slmrt.Defer:
 		return x.handOff(ctx, a)
@@ -141,11 +140,8 @@ func (x *exchange) handOff(ctx context.Context, a *attempt) error {
 		return f
 	case h.Failed == slmrt.ActAbstain:
 		x.decided(slmrt.Decision{Outcome: slmrt.Abstain, Reason: slmrt.ReasonUpstream})
-		x.c.reset()
 		return x.refuse()
 	}
-	x.c.reset()
-	x.farther = false
 	sit := x.sit
 	sit.Device.Offline = true
 	b, err := x.try(ctx, sit, true)

@@ -58,8 +58,6 @@ type client interface {
 	// said is the text given so far; sent is whether anything of the answer is out.
 	said() string
 	sent() bool
-	// reset forgets what was given, unless it was sent.
-	reset()
 	// finish ends the answer, refuse says that there is none, fail that it broke.
 	finish(reason string, u usage) error
 	refuse(why string, u usage) error
@@ -108,7 +106,6 @@ func (c *whole) text(s string) error                    { return c.add(s) }
 func (c *whole) other(map[string]json.RawMessage) error { return nil } // message brings them
 func (c *whole) message(m map[string]json.RawMessage)   { c.delta = m }
 func (c *whole) sent() bool                             { return false }
-func (c *whole) reset()                                 { c.given.Reset(); c.delta = nil }
 func (c *whole) refuse(why string, u usage) error       { return c.send("stop", u, &why) }
 func (c *whole) finish(reason string, u usage) error    { return c.send(reason, u, nil) }
 
@@ -169,12 +166,6 @@ func (c *streamed) object() string {
 		return "chat.completion.chunk"
 	}
 	return "text_completion"
-}
-
-func (c *streamed) reset() {
-	if !c.begun {
-		c.given.Reset()
-	}
 }
 
 // begin sends the head of the response, and who speaks.
