@@ -55,7 +55,7 @@ func commands() []*cli.Command {
 		buildCommand(), convertCommand(), quantizeCommand(), sampleCommand(), observeCommand(),
 		inspectCommand(), verifyCommand(),
 		runCommand(), chatCommand(), evalCommand(), tokenizeCommand(), benchCommand(),
-		serveCommand(), auditCommand(),
+		serveCommand(), auditCommand(), clusterCommand(),
 		labelCommand(), trainRouterCommand(), certifyCommand(),
 		packCommand(), unpackCommand(), exportCommand(),
 		keygenCommand(), signCommand(), phoneCommand(), versionCommand(),
