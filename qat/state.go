@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"slmc/formats"
 )
@@ -42,9 +43,12 @@ func Clean(state string) error {
 	if state == "" {
 		return nil
 	}
-	names, err := filepath.Glob(state + "*")
-	for _, n := range names {
-		err = errors.Join(err, os.Remove(n))
+	folder, base := filepath.Split(state)
+	entries, err := os.ReadDir(filepath.Clean(folder))
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), base) {
+			err = errors.Join(err, os.Remove(filepath.Join(folder, e.Name())))
+		}
 	}
 	return err
 }

@@ -103,6 +103,11 @@ func ReadRecipe(path string) (Recipe, error) {
 	if err != nil {
 		return Recipe{}, err
 	}
+	return parseRecipe(filepath.Base(path), data)
+}
+
+// parseRecipe is ReadRecipe of a file's bytes.
+func parseRecipe(name string, data []byte) (Recipe, error) {
 	r, err := DefaultRecipe("w8", "")
 	if err != nil {
 		return r, err
@@ -111,14 +116,14 @@ func ReadRecipe(path string) (Recipe, error) {
 	var named Recipe
 	for _, to := range []*Recipe{&named, &r} {
 		if err := yaml.UnmarshalWithOptions(data, to, yaml.Strict()); err != nil {
-			return r, fmt.Errorf("%w: recipe %s: %w", ErrUsage, filepath.Base(path), err)
+			return r, fmt.Errorf("%w: recipe %s: %w", ErrUsage, name, err)
 		}
 		if to == &named {
 			r.QAT, r.Calibrate, r.Share = named.defaults()
 		}
 	}
 	if r.Version != 1 {
-		return r, fmt.Errorf("%w: recipe %s: version %d, this slmc reads version 1", ErrUsage, filepath.Base(path), r.Version)
+		return r, fmt.Errorf("%w: recipe %s: version %d, this slmc reads version 1", ErrUsage, name, r.Version)
 	}
 	return r, r.check()
 }

@@ -57,7 +57,11 @@ func ReadRows(path string, fields Fields) ([]Row, error) {
 	if err != nil {
 		return nil, err
 	}
-	name := filepath.Base(path)
+	return parseRows(filepath.Base(path), data, fields)
+}
+
+// parseRows is ReadRows of a file's bytes.
+func parseRows(name string, data []byte, fields Fields) ([]Row, error) {
 	data = bytes.TrimPrefix(data, []byte("\ufeff"))
 	switch trimmed := bytes.TrimSpace(data); {
 	case len(trimmed) == 0:
