@@ -78,7 +78,8 @@ type AuditFigure struct {
 
 // Points are the drifts to watch for a router that serves with a row: at the
 // first checkpoint that is read, and at a later one only if no query left before
-// it, since the reference has the scores of all queries.
+// it, since the reference has the scores of all queries; and that of how far
+// queries lie from the known ones.
 func Points(r *deferral.Router, row deferral.Row) map[deferral.Checkpoint]*Drift {
 	out := map[deferral.Checkpoint]*Drift{}
 	if r == nil {
@@ -94,7 +95,22 @@ func Points(r *deferral.Router, row deferral.Row) map[deferral.Checkpoint]*Drift
 			break
 		}
 	}
+	if ref, ok := r.ReferenceOOD(); ok && len(ref.Share) == len(ref.Edges)+1 {
+		out[deferral.OODReference] = NewDrift(ref)
+	}
 	return out
+}
+
+// Watch gives the readings of one query to the drifts that Points chose.
+func Watch(at map[deferral.Checkpoint]*Drift, readings []deferral.Reading) {
+	for i, x := range readings {
+		if d := at[x.Checkpoint]; d != nil {
+			d.Add(x.Score)
+		}
+		if d := at[deferral.OODReference]; d != nil && i == 0 {
+			d.Add(x.OOD) // later readings repeat it
+		}
+	}
 }
 
 // Summarize reads a log.
@@ -147,11 +163,7 @@ func Summarize(r io.Reader, o Options) (Summary, error) {
 			deferred++
 		}
 		if e.Covered {
-			for _, x := range e.Readings {
-				if d := drifts[x.Checkpoint]; d != nil {
-					d.Add(x.Score)
-				}
-			}
+			Watch(drifts, e.Readings)
 		}
 		if !e.Certified {
 			return nil

@@ -123,8 +123,8 @@ func startProxy(t testing.TB, addr string, mood *atomic.Int64) (url string) {
 				defer far.Close()
 				stop := context.AfterFunc(ctx, func() { c.Close(); far.Close() })
 				defer stop()
-				// Every second connection ends after so many bytes of answers.
-				limit := int64(1 << 60)
+				// Each connection ends after so many bytes of answers, every second one soon.
+				limit := 5000 + n*997%20_000
 				if n%2 == 0 {
 					limit = n * 37 % 3000
 				}

@@ -145,11 +145,7 @@ func (m *metrics) done(e *audit.Entry) {
 	}
 	m.drift.mu.Lock()
 	defer m.drift.mu.Unlock()
-	for _, r := range e.Readings {
-		if d := m.drift.at[r.Checkpoint]; d != nil {
-			d.Add(r.Score)
-		}
-	}
+	audit.Watch(m.drift.at, e.Readings)
 }
 
 func (m *metrics) handler() http.Handler {

@@ -27,6 +27,7 @@ func routed(t testing.TB, m *slmrt.Model, row deferral.Row) *slmrt.Model {
 		})
 		p.References = append(p.References, deferral.Reference{Checkpoint: c, Edges: []float32{0.4, 0.6}, Share: []float32{0.5, 0.25, 0.25}})
 	}
+	p.References = append(p.References, deferral.Reference{Checkpoint: deferral.OODReference, Edges: []float32{0.2}, Share: []float32{0.5, 0.5}})
 	row.Bound, row.Delta, row.N = 0.02, 0.05, 1000
 	if row.Checkpoint == "" {
 		row.Checkpoint = deferral.Post
@@ -293,7 +294,7 @@ func TestAudits(t *testing.T) {
 			}
 		}
 		_, body := get(t, r.url+"/metrics", nil)
-		for _, want := range []string{"slmc_audit_ln_e ", `slmc_score_psi{checkpoint="pre"}`, `slmc_score_window{checkpoint="pre"} 30`} {
+		for _, want := range []string{"slmc_audit_ln_e ", `slmc_score_psi{checkpoint="pre"}`, `slmc_score_psi{checkpoint="ood"}`, `slmc_score_window{checkpoint="pre"} 30`} {
 			if !strings.Contains(body, want) {
 				t.Errorf("%s: metrics lack %s", c.name, want)
 			}
@@ -303,7 +304,7 @@ func TestAudits(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if s.Audit.N != c.n || s.Audit.Open != c.differ || s.Audit.Losses != 0 || s.Certified != 30 || len(s.Drift) != 1 || s.Drift[0].N != 30 || s.Drift[0].PSI <= 0.1 {
+		if s.Audit.N != c.n || s.Audit.Open != c.differ || s.Audit.Losses != 0 || s.Certified != 30 || len(s.Drift) != 2 || s.Drift[0].N != 30 || s.Drift[0].PSI <= 0.1 || s.Drift[1].N != 30 || s.Drift[1].PSI <= 0.1 {
 			t.Errorf("%s: %+v, %+v, drift %+v", c.name, s, s.Audit, s.Drift)
 		}
 		if c.differ > 0 && s.Audit.EValueOpen < 10 || c.differ == 0 && s.Audit.EValueOpen > 0 {

@@ -218,6 +218,9 @@ func ignore(err, known error) error {
 func (s *Server) serve(w http.ResponseWriter, r *http.Request, endpoint string) {
 	x := &exchange{s: s, q: &query{endpoint: endpoint}}
 	x.entry = audit.Entry{Kind: audit.KindAnswer, ID: newID(endpoint), Time: time.Now().UTC(), Endpoint: endpoint, Bundle: s.digest, Status: http.StatusOK, Model: "none"}
+	if s.router != nil {
+		x.entry.Router = s.router.ID()
+	}
 	x.c = &whole{writer: s.writer(w, x)}
 	err := s.read(w, r, x)
 	if err == nil {
