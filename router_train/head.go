@@ -24,7 +24,7 @@ type HeadConfig struct {
 // DefaultHead is what cross-validation on the training part favours,
 // docs/experiments.md, "Deferral: heads".
 func DefaultHead() HeadConfig {
-	return HeadConfig{Hidden: 32, Epochs: 15, Batch: 128, LR: 2e-3, Decay: 1e-2, Drop: 0.3}
+	return HeadConfig{Hidden: 32, Epochs: 15, Batch: 128, LR: 2e-3, Decay: 1e-2, Drop: 0.1}
 }
 
 // sample is one row of a head's training data: all features of the checkpoint
