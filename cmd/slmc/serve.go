@@ -45,7 +45,7 @@ func serveCommand() *cli.Command {
 			&cli.StringFlag{Name: "upstream-key-file", Usage: "show it the key in `FILE`"},
 			&cli.StringFlag{Name: "upstream-ca", Usage: "trust the certificates in `FILE` (PEM), and no others, for it"},
 			&cli.BoolFlag{Name: "upstream-plain-key", Usage: "show it the key even on an unencrypted connection to another machine"},
-			&cli.DurationFlag{Name: "upstream-timeout", Value: 30 * time.Second, Usage: "give up when nothing comes from it for `T`"},
+			&cli.DurationFlag{Name: "upstream-timeout", Value: 30 * time.Second, Usage: "give up when nothing of a stream comes for `T`, or no whole answer for 4 T"},
 			&cli.IntFlag{Name: "upstream-calls", Value: serve.DefaultLimits().Remote, Usage: "make at most `N` calls at once"},
 			&cli.StringFlag{Name: "policy", DefaultText: "the score decides", Usage: "the JSON policy in `FILE`"},
 			&cli.Float64Flag{Name: "bound", DefaultText: "the bundle's", Usage: "hold the loss within `X` (0.02 is two points), in place of the policy's"},
@@ -207,7 +207,7 @@ func upstreamOf(c *cli.Context) (*serve.Upstream, error) {
 		return nil, usageError("--upstream-timeout must be positive")
 	}
 	u := serve.UpstreamConfig{URL: url, Model: c.String("upstream-model"), PlainKey: c.Bool("upstream-plain-key"), Proxy: http.ProxyFromEnvironment,
-		FirstByte: c.Duration("upstream-timeout"), Stall: c.Duration("upstream-timeout")}
+		FirstByte: c.Duration("upstream-timeout"), Whole: 4 * c.Duration("upstream-timeout"), Stall: c.Duration("upstream-timeout")}
 	var err error
 	if u.Key, err = secret(c.String("upstream-key-file"), keyVariable); err != nil {
 		return nil, err

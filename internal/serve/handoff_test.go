@@ -158,9 +158,9 @@ func TestUpstreamFaults(t *testing.T) {
 				}
 				config := func(c *serve.UpstreamConfig) {
 					c.Key = "the-secret-key"
-					c.FirstByte, c.Stall = 100*time.Millisecond, 100*time.Millisecond
+					c.FirstByte, c.Whole, c.Stall = 100*time.Millisecond, 100*time.Millisecond, 100*time.Millisecond
 					if f.kind != "timeout" {
-						c.FirstByte, c.Stall = time.Minute, time.Minute
+						c.FirstByte, c.Whole, c.Stall = time.Minute, time.Minute, time.Minute
 					}
 				}
 				for _, act := range []slmrt.Act{slmrt.ActLocal, slmrt.ActAbstain, slmrt.ActError} {

@@ -42,7 +42,7 @@ func TestManyClients(t *testing.T) {
 	far := startProxy(t, good.addr, &mood)
 	r := start(t, m, func(c *serve.Config) {
 		c.Limits = serve.Limits{Sessions: 2, Queue: 4096, Remote: 32, Requests: 4096}
-		c.Upstream = upstream(t, far, func(u *serve.UpstreamConfig) { u.FirstByte, u.Stall = time.Minute, time.Minute })
+		c.Upstream = upstream(t, far, func(u *serve.UpstreamConfig) { u.FirstByte, u.Whole, u.Stall = time.Minute, time.Minute, time.Minute })
 	})
 	var before goruntime.MemStats
 	var served, handed, broken atomic.Int64

@@ -76,7 +76,7 @@ func content(m map[string]json.RawMessage) (string, error) {
 func (u *Upstream) call(ctx context.Context, path string, b body) (out reply, tries int, err error) {
 	b["stream"] = json.RawMessage("false")
 	delete(b, "stream_options")
-	tries, err = u.post(ctx, path, b, func(resp *http.Response) (bool, error) {
+	tries, err = u.post(ctx, path, b, u.c.Whole, func(resp *http.Response) (bool, error) {
 		data, err := io.ReadAll(resp.Body)
 		if err != nil {
 			return false, err
@@ -112,7 +112,7 @@ func (u *Upstream) stream(ctx context.Context, path string, b body, emit func(pi
 		b["stream_options"] = json.RawMessage(`{"include_usage":true}`)
 	}
 	var own error
-	tries, err = u.post(ctx, path, b, func(resp *http.Response) (used bool, err error) {
+	tries, err = u.post(ctx, path, b, u.c.FirstByte, func(resp *http.Response) (used bool, err error) {
 		if !isType(resp, "text/event-stream") {
 			return false, fmt.Errorf("%w: %s instead of a stream", errGarbage, resp.Header.Get("Content-Type"))
 		}

@@ -31,7 +31,8 @@ type UpstreamConfig struct {
 	Proxy    func(*http.Request) (*url.URL, error) // nil: none
 
 	Connect   time.Duration // for a connection and its handshake
-	FirstByte time.Duration // for the answer to begin
+	FirstByte time.Duration // for a stream to begin
+	Whole     time.Duration // for an answer that is not streamed
 	Stall     time.Duration // between two pieces of it
 	Total     time.Duration // for the whole answer
 	Tries     int           // calls before giving up, while nothing of an answer came
@@ -50,7 +51,7 @@ func (c UpstreamConfig) fill() UpstreamConfig {
 		have *time.Duration
 		want time.Duration
 	}{
-		{&c.Connect, 5 * time.Second}, {&c.FirstByte, 30 * time.Second}, {&c.Stall, 30 * time.Second}, {&c.Total, 5 * time.Minute},
+		{&c.Connect, 5 * time.Second}, {&c.FirstByte, 30 * time.Second}, {&c.Whole, 2 * time.Minute}, {&c.Stall, 30 * time.Second}, {&c.Total, 5 * time.Minute},
 		{&c.Backoff, 200 * time.Millisecond}, {&c.MaxWait, 2 * time.Second}, {&c.Cooldown, 10 * time.Second},
 	} {
 		if *f.have == 0 {
@@ -198,15 +199,15 @@ func (b body) set(key string, v any) error {
 }
 
 // post sends a request until one try succeeds: handle reads the answer, and
-// reports whether anything of it was used, after which there is no other try. The
-// error is a *Failure.
-func (u *Upstream) post(ctx context.Context, path string, b body, handle func(*http.Response) (used bool, err error)) (tries int, err error) {
+// reports whether anything of it was used, after which there is no other try.
+// patience is for the answer to begin. The error is a *Failure.
+func (u *Upstream) post(ctx context.Context, path string, b body, patience time.Duration, handle func(*http.Response) (used bool, err error)) (tries int, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, u.c.Total, errTotal)
 	defer cancel()
 	wait := u.c.Backoff
 	for {
 		tries++
-		used, err := u.once(ctx, path, b, handle)
+		used, err := u.once(ctx, path, b, patience, handle)
 		if err == nil {
 			u.health.good()
 			return tries, nil
@@ -235,7 +236,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 }
 
 // once is one try.
-func (u *Upstream) once(ctx context.Context, path string, b body, handle func(*http.Response) (bool, error)) (used bool, err error) {
+func (u *Upstream) once(ctx context.Context, path string, b body, patience time.Duration, handle func(*http.Response) (bool, error)) (used bool, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	name, err := u.modelName(ctx)
@@ -249,7 +250,7 @@ func (u *Upstream) once(ctx context.Context, path string, b body, handle func(*h
 	if err != nil {
 		return false, err
 	}
-	slow := time.AfterFunc(u.c.FirstByte, func() { cancel(errSlow) })
+	slow := time.AfterFunc(patience, func() { cancel(errSlow) })
 	defer slow.Stop()
 	req, err := u.request(ctx, http.MethodPost, path, bytes.NewReader(data))
 	if err != nil {
