@@ -28,7 +28,7 @@ var order = [][]string{
 	{"convert", "calibrate", "qat", "kvshare", "runtime"},
 	{"router_train", "internal/audit"},
 	{"internal/pipeline", "internal/serve", "internal/phone"},
-	{"cmd/slmc", "cmd/slmrt"},
+	{"cmd/slmc", "cmd/slmrt", "cmd/libslmrt"},
 }
 
 // outside lists folders that are no part of the program: generators and what
@@ -37,8 +37,9 @@ var outside = []string{"testdata/gen", "bench", "internal/golden", "internal/dep
 
 // forbidden lists what a package must not reach, even indirectly.
 var forbidden = map[string][]string{
-	"runtime":   {"internal/train", "formats/safetensors", "formats/pytorch", "formats/llama2c", "formats/gguf", "convert"},
-	"cmd/slmrt": {"internal/train", "formats/safetensors", "formats/pytorch", "formats/llama2c", "formats/gguf", "convert", "internal/pipeline", "go:net/http"},
+	"runtime":      {"internal/train", "formats/safetensors", "formats/pytorch", "formats/llama2c", "formats/gguf", "convert"},
+	"cmd/slmrt":    {"internal/train", "formats/safetensors", "formats/pytorch", "formats/llama2c", "formats/gguf", "convert", "internal/pipeline", "go:net/http"},
+	"cmd/libslmrt": {"internal/train", "formats/safetensors", "formats/pytorch", "formats/llama2c", "formats/gguf", "convert", "internal/pipeline", "go:net/http"},
 }
 
 // mathNames are what the packages that a runtime is made of may use of package
