@@ -220,6 +220,29 @@ func TestHandOffWithinAnAnswer(t *testing.T) {
 	}
 }
 
+// A limit on tokens holds for both models together.
+func TestTokensOfBothModels(t *testing.T) {
+	noneLeft(t)
+	m := model(t)
+	far := start(t, m, nil)
+	dead := startFaulty(t, func(int, net.Conn, *http.Request) {})
+	qs, _ := longest(t, m)
+	p := slmrt.DefaultPolicy()
+	p.Handoff.Hold, p.Handoff.Partial = false, true
+	row := deferral.Row{Pre: never, Mid: hit, Post: never, OOD: never, Checkpoint: deferral.Mid}
+	const most = deferral.MidEvery + 3
+	for url, served := range map[string]string{far.url: "local+remote", dead.url: "local"} {
+		r := start(t, routed(t, m, row), func(s *serve.Config) { s.Policy, s.Upstream = p, upstream(t, url, nil) })
+		for _, q := range qs {
+			a := ask(t, r, chatPath, chat("auto", q, "stream", true, "max_tokens", most, "stream_options", map[string]any{"include_usage": true}))
+			if a.finish != "length" || a.usage.CompletionTokens != most || a.slmc.Served != served || a.slmc.Certified {
+				t.Errorf("%q: %+v, wanted %d tokens of %s", q, a, most, served)
+			}
+		}
+		r.stop()
+	}
+}
+
 // A doubtful answer that may not leave is given with a warning, or not at all.
 func TestDoubtfulAndPrivate(t *testing.T) {
 	noneLeft(t)
