@@ -11,14 +11,12 @@ func archImpls() []Impl {
 	x := &cpu.X86
 	two := x.HasAVX2 && x.HasFMA && x.HasF16C
 	wide := two && x.HasBMI2 && x.HasAVX512F && x.HasAVX512BW && x.HasAVX512VL && x.HasAVX512DQ && x.HasAVX512VNNI
-	best := checked(avx512Funcs())
-	setHeadsAVX512(&best)
-	return []Impl{{best, wide}, {checked(avx2Funcs()), two}}
+	return []Impl{{avx512Funcs("avx512gfni", gfni), wide && x.HasAVX512GFNI}, {avx512Funcs("avx512", avx512), wide}, {checked(avx2Funcs()), two}}
 }
 
-func avx512Funcs() Funcs {
+func avx512Funcs(name string, i isa) Funcs {
 	f := Funcs{
-		Name:    "avx512",
+		Name:    name,
 		limits:  limitsAVX512,
 		RMSNorm: rmsNormAVX512,
 		Softmax: softmaxAVX512,
@@ -30,8 +28,10 @@ func avx512Funcs() Funcs {
 		ScoresF32: scoresF32AVX512, ScoresF16: scoresF16AVX512, ScoresKV8: scoresKV8AVX512,
 		MixF32: mixF32AVX512, MixF16: mixF16AVX512, MixKV8: mixKV8AVX512,
 	}
-	avx512.setMat(&f)
-	avx512.setQuantize(&f)
+	i.setMat(&f)
+	i.setQuantize(&f)
+	f = checked(f)
+	setHeadsAVX512(&f)
 	return f
 }
 
@@ -95,7 +95,7 @@ func (i isa) setQuantize(f *Funcs) {
 		switch {
 		case scale == 0 || n == 0:
 			clear(codes[:n])
-		case i == avx512:
+		case i.wide():
 			quantizeKV8AVX512(&codes[0], &x[0], 1/scale, n)
 		default:
 			if n &^= 7; n > 0 {
@@ -107,7 +107,7 @@ func (i isa) setQuantize(f *Funcs) {
 }
 
 func (i isa) quantizeA8(codes *int8, scales *float32, sums *int32, x *float32, n int) bool {
-	if i == avx512 {
+	if i.wide() {
 		return quantizeA8AVX512(codes, scales, sums, x, n)
 	}
 	return quantizeA8AVX2(codes, scales, sums, x, n)

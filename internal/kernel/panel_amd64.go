@@ -13,13 +13,16 @@ import "math"
 type isa int
 
 const (
-	avx512 isa = iota
+	gfni isa = iota // AVX-512 with GFNI, which W4 and W2 gain from
+	avx512
 	avx2
 )
 
+func (i isa) wide() bool { return i != avx2 }
+
 // slots is the number of tokens in a block of the quantized kernels.
 func (i isa) slots() int {
-	if i == avx512 {
+	if i.wide() {
 		return 8
 	}
 	return 4
@@ -94,8 +97,8 @@ func (i isa) panels(f *format, meta []uint32, dst []float32, ld int, w []byte, x
 		a.T = min(step, x.T-t)
 		fillMeta(meta, slots, n, f.zero, x, t, a.T)
 		a.dst, a.codes = &dst[t*ld+p0*Rows], &x.Codes[t*x.Stride]
-		if i == avx512 && a.T >= slots && a.panels >= 2 {
-			a.callPairs(f.bits, dst[t*ld:], w, x.Codes[t*x.Stride:], meta, p0, p1)
+		if i.wide() && a.T >= slots && a.panels >= 2 {
+			a.callPairs(i, f.bits, dst[t*ld:], w, x.Codes[t*x.Stride:], meta, p0, p1)
 		} else {
 			a.call(i, f.bits, &meta[0])
 		}
@@ -104,30 +107,34 @@ func (i isa) panels(f *format, meta []uint32, dst []float32, ld int, w []byte, x
 
 // callPairs takes whole blocks of tokens two panels at a time. The tokens that
 // are left follow while the two panels are in the cache.
-func (a panelArgs) callPairs(bits uint, dst []float32, w []byte, codes []int8, meta []uint32, p0, p1 int) {
-	T, slots := a.T, avx512.slots()
+func (a panelArgs) callPairs(i isa, bits uint, dst []float32, w []byte, codes []int8, meta []uint32, p0, p1 int) {
+	T, slots := a.T, i.slots()
 	whole := T / slots * slots
 	for p := p0; p < p1; p += 2 {
 		a.panels = min(2, p1-p)
 		a.w, a.dst, a.codes, a.T = &w[p*a.size], &dst[p*Rows], &codes[0], whole
 		if a.panels == 1 {
 			a.T = T
-			a.call(avx512, bits, &meta[0])
+			a.call(i, bits, &meta[0])
 			return
 		}
-		a.callPair(bits, &meta[0])
+		a.callPair(i, bits, &meta[0])
 		if whole < T {
 			a.T, a.dst, a.codes = T-whole, &dst[whole*a.ld/4+p*Rows], &codes[whole*a.stride]
-			a.call(avx512, bits, &meta[whole*a.metaStep/(4*slots)])
+			a.call(i, bits, &meta[whole*a.metaStep/(4*slots)])
 		}
 	}
 }
 
-func (a *panelArgs) callPair(bits uint, meta *uint32) {
-	switch bits {
-	case 8:
+func (a *panelArgs) callPair(i isa, bits uint, meta *uint32) {
+	switch {
+	case bits == 8:
 		pairW8AVX512(a.dst, a.ld, a.w, a.size, a.codes, a.stride, meta, a.metaStep, a.T, a.panels, a.full, a.subs, a.codeBytes, a.tailSubs, a.tailBlocks, a.tailCode)
-	case 4:
+	case i == gfni && bits == 4:
+		pairW4GFNIAVX512(a.dst, a.ld, a.w, a.size, a.codes, a.stride, meta, a.metaStep, a.T, a.panels, a.full, a.subs, a.codeBytes, a.tailSubs, a.tailBlocks, a.tailCode)
+	case i == gfni:
+		pairW2GFNIAVX512(a.dst, a.ld, a.w, a.size, a.codes, a.stride, meta, a.metaStep, a.T, a.panels, a.full, a.subs, a.codeBytes, a.tailSubs, a.tailBlocks, a.tailCode)
+	case bits == 4:
 		pairW4AVX512(a.dst, a.ld, a.w, a.size, a.codes, a.stride, meta, a.metaStep, a.T, a.panels, a.full, a.subs, a.codeBytes, a.tailSubs, a.tailBlocks, a.tailCode)
 	default:
 		pairW2AVX512(a.dst, a.ld, a.w, a.size, a.codes, a.stride, meta, a.metaStep, a.T, a.panels, a.full, a.subs, a.codeBytes, a.tailSubs, a.tailBlocks, a.tailCode)
@@ -136,8 +143,12 @@ func (a *panelArgs) callPair(bits uint, meta *uint32) {
 
 func (a *panelArgs) call(i isa, bits uint, meta *uint32) {
 	switch {
-	case i == avx512 && bits == 8:
+	case i.wide() && bits == 8:
 		panelW8AVX512(a.dst, a.ld, a.w, a.size, a.codes, a.stride, meta, a.metaStep, a.T, a.panels, a.full, a.subs, a.codeBytes, a.tailSubs, a.tailBlocks, a.tailCode)
+	case i == gfni && bits == 4:
+		panelW4GFNIAVX512(a.dst, a.ld, a.w, a.size, a.codes, a.stride, meta, a.metaStep, a.T, a.panels, a.full, a.subs, a.codeBytes, a.tailSubs, a.tailBlocks, a.tailCode)
+	case i == gfni:
+		panelW2GFNIAVX512(a.dst, a.ld, a.w, a.size, a.codes, a.stride, meta, a.metaStep, a.T, a.panels, a.full, a.subs, a.codeBytes, a.tailSubs, a.tailBlocks, a.tailCode)
 	case i == avx512 && bits == 4:
 		panelW4AVX512(a.dst, a.ld, a.w, a.size, a.codes, a.stride, meta, a.metaStep, a.T, a.panels, a.full, a.subs, a.codeBytes, a.tailSubs, a.tailBlocks, a.tailCode)
 	case i == avx512:
@@ -180,11 +191,11 @@ func (i isa) matF(name string, kind elementKind, dst []float32, ld int, w []byte
 	size := K * Rows * kind.size()
 	d, b, n := &dst[p0*Rows], &w[p0*size], p1-p0
 	switch {
-	case i == avx512 && kind == f32:
+	case i.wide() && kind == f32:
 		panelF32AVX512(d, ld*4, b, size, &x[0], ldx*4, T, K, n)
-	case i == avx512 && kind == f16:
+	case i.wide() && kind == f16:
 		panelF16AVX512(d, ld*4, b, size, &x[0], ldx*4, T, K, n)
-	case i == avx512:
+	case i.wide():
 		panelBF16AVX512(d, ld*4, b, size, &x[0], ldx*4, T, K, n)
 	case kind == f32:
 		panelF32AVX2(d, ld*4, b, size, &x[0], ldx*4, T, K, n)

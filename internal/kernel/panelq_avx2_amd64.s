@@ -1654,6 +1654,7 @@ sub26:
 	ADDQ         $+32, R10
 	DECQ         R13
 	JNE          sub26
+	PREFETCHT0   4096(R8)
 	ADDQ         $+32, R8
 	DECQ         R12
 	JNE          group22
@@ -3142,6 +3143,7 @@ sub26:
 	ADDQ         $+32, R10
 	DECQ         R13
 	JNE          sub26
+	PREFETCHT0   4096(R8)
 	ADDQ         $+32, R8
 	DECQ         R12
 	JNE          group22
@@ -4693,6 +4695,7 @@ sub26:
 	ADDQ         $+32, R10
 	DECQ         R13
 	JNE          sub26
+	PREFETCHT0   4096(R8)
 	ADDQ         $+32, R8
 	DECQ         R12
 	JNE          group22

@@ -752,6 +752,7 @@ sub35:
 	ADDQ          $+64, R12
 	DECQ          R15
 	JNE           sub35
+	PREFETCHT0    4096(R10)
 	ADDQ          $+32, R10
 	DECQ          R14
 	JNE           group31
@@ -2503,6 +2504,7 @@ sub35:
 	ADDQ          $+64, R12
 	DECQ          R15
 	JNE           sub35
+	PREFETCHT0    4096(R10)
 	ADDQ          $+32, R10
 	DECQ          R14
 	JNE           group31
@@ -4390,6 +4392,7 @@ sub35:
 	ADDQ          $+64, R12
 	DECQ          R15
 	JNE           sub35
+	PREFETCHT0    4096(R10)
 	ADDQ          $+32, R10
 	DECQ          R14
 	JNE           group31

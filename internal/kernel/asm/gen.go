@@ -24,15 +24,17 @@ type gen struct {
 	*build.Context
 	wide   bool // AVX-512, else AVX2
 	consts map[uint32]Mem
-	first  Mem // see firsts
-	table  Mem // see maskTable
-	labels int
+	// matrices are panelGFNI's constants.
+	matrices map[string]Mem
+	first    Mem // see firsts
+	table    Mem // see maskTable
+	labels   int
 }
 
 const roData = attr.RODATA | attr.NOPTR
 
 func newGen(wide bool) *gen {
-	g := &gen{Context: build.NewContext(), wide: wide, consts: map[uint32]Mem{}}
+	g := &gen{Context: build.NewContext(), wide: wide, consts: map[uint32]Mem{}, matrices: map[string]Mem{}}
 	g.ConstraintExpr("!purego")
 	return g
 }

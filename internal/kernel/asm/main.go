@@ -41,6 +41,7 @@ var topics = []struct {
 	emit func(g *gen)
 }{
 	{"panelq", (*gen).panelQ},
+	{"panelgfni", (*gen).panelGFNI},
 	{"panelf", (*gen).panelF},
 	{"attention", (*gen).attention},
 	{"heads", (*gen).heads},
@@ -53,7 +54,7 @@ func generate() (map[string][]byte, error) {
 	files := map[string][]byte{}
 	for _, wide := range []bool{true, false} {
 		for _, topic := range topics {
-			if topic.name == "heads" && !wide {
+			if !wide && (topic.name == "heads" || topic.name == "panelgfni") {
 				continue // 16 registers are too few to gain from it
 			}
 			g := newGen(wide)
