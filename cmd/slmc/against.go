@@ -127,6 +127,8 @@ type peerProcess struct {
 	rounds  []slmrt.Round
 }
 
+// startPeer starts llama.cpp as it runs best here: weights repacked, flash
+// attention, an F16 cache.
 func startPeer(ctx context.Context, folder, file string, threads int, b slmrt.BenchOptions) (*peerProcess, error) {
 	if folder == "" {
 		folder = filepath.Join("bench", "peer", ".cache")
@@ -149,7 +151,7 @@ func startPeer(ctx context.Context, folder, file string, threads int, b slmrt.Be
 			p.version = v
 		}
 	}
-	p.cmd = exec.CommandContext(ctx, oracle, "-w", "-k", "f16", "-t", strconv.Itoa(threads), "-n", strconv.Itoa(b.Prompt),
+	p.cmd = exec.CommandContext(ctx, oracle, "-w", "-F", "-k", "f16", "-t", strconv.Itoa(threads), "-n", strconv.Itoa(b.Prompt),
 		"-g", strconv.Itoa(b.Generate), "-r", strconv.Itoa(b.Repetitions), "bench", file)
 	p.cmd.Stderr = &p.errs
 	p.cmd.WaitDelay = time.Second

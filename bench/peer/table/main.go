@@ -123,6 +123,7 @@ func (c *config) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var failed []error // a case that failed does not cost the others
 	for _, m := range models {
 		if c.only != "" && !slices.Contains(strings.Split(c.only, ","), m.name) {
 			continue
@@ -139,7 +140,9 @@ func (c *config) run(ctx context.Context) error {
 			for _, f := range formats {
 				rows, err := c.measure(ctx, &t, m.name, f.weights, f.peers, n)
 				if err != nil {
-					return err
+					fmt.Fprintln(os.Stderr, "table:", err)
+					failed = append(failed, err)
+					continue
 				}
 				t.Rows = append(t.Rows, rows...)
 				if err := c.write(t); err != nil {
@@ -148,7 +151,7 @@ func (c *config) run(ctx context.Context) error {
 			}
 		}
 	}
-	return nil
+	return errors.Join(failed...)
 }
 
 // begin returns the table to add to: the file's if only some models are
