@@ -33,7 +33,7 @@ type OpinionConfig struct {
 func DefaultOpinion() OpinionConfig {
 	return OpinionConfig{
 		Unigrams: 2048, Bigrams: 2048, Dim: 12, Classes: 512, MinCount: 5, Coverage: 0.3,
-		Epochs: 12, Batch: 128, LR: 2e-2, Drop: 0.2,
+		Epochs: 20, Batch: 128, LR: 2e-2, Drop: 0.1,
 	}
 }
 
