@@ -46,6 +46,7 @@ type call struct {
 	json, quick, check          bool
 	pubkey, kernel, prompt      string
 	user, kv, format            string
+	soak                        int
 	threads, contextLen, tokens int
 	golden                      int
 	budget                      int64
@@ -133,6 +134,7 @@ func parse(cmd command, args []string, stdout, stderr io.Writer) (*call, error) 
 	f.IntVar(&c.golden, "golden", 0, "trace: number of the golden prompt")
 	f.IntVar(&c.bench.Prompt, "prompt-tokens", 512, "bench: prompt tokens")
 	f.IntVar(&c.bench.Generate, "decode-tokens", 128, "bench: decoded tokens")
+	f.IntVar(&c.soak, "soak", 0, "bench: instead, decode this many tokens in sessions of --decode-tokens and watch the memory")
 	f.StringVar(&c.format, "format", "json", "bench: text, md, json or csv")
 	f.IntVar(&c.bench.Repetitions, "repetitions", 5, "bench: repetitions")
 	for len(args) > 0 {
@@ -300,6 +302,18 @@ func bench(ctx context.Context, c *call) error {
 	room := m.Context
 	if c.contextLen > 0 {
 		room = c.contextLen
+	}
+	if c.soak > 0 {
+		defer m.Close()
+		res, err := m.Soak(ctx, o, slmrt.SoakOptions{Steps: c.soak, Session: min(c.bench.Generate, room), Seed: c.bench.Seed})
+		if err != nil {
+			return err
+		}
+		if c.json || c.format == "json" {
+			return c.print(res)
+		}
+		_, err = io.WriteString(c.out, res.String())
+		return err
 	}
 	if err := m.Close(); err != nil {
 		return err
