@@ -2,9 +2,10 @@
 // proposals of a draft, of a lookup, and of both, on the same prompts in
 // alternation. It fails when any token differs.
 //
-//	go run ./bench/speculative TARGET.slmb DRAFT.slmb PROMPTS.jsonl [N]
+//	go run ./bench/speculative TARGET.slmb [DRAFT.slmb PROMPTS.jsonl [N]]
 //
-// A line of PROMPTS is {"query": text}; the first N, 200 by default, are asked
+// With TARGET alone it prints what a pass costs by its number of tokens. A line of
+// PROMPTS is {"query": text}; the first N, 200 by default, are asked
 // through the chat template and answered greedily, 64 tokens at most.
 package main
 
@@ -40,8 +41,8 @@ type source struct {
 }
 
 func run(args []string) error {
-	if len(args) < 3 {
-		return errors.New("usage: speculative TARGET.slmb DRAFT.slmb PROMPTS.jsonl [N]")
+	if len(args) == 2 || len(args) == 0 {
+		return errors.New("usage: speculative TARGET.slmb [DRAFT.slmb PROMPTS.jsonl [N]]")
 	}
 	n := 200
 	if len(args) > 3 {
@@ -55,6 +56,14 @@ func run(args []string) error {
 		return err
 	}
 	defer m.Close()
+	if len(args) == 1 {
+		for threads := 1; threads <= goruntime.GOMAXPROCS(0); threads++ {
+			if err := widths(m, slmrt.Options{Threads: threads, Context: 128}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
 	draft, _, err := slmrt.Load(args[1], slmrt.LoadOptions{})
 	if err != nil {
 		return err
@@ -112,7 +121,7 @@ func widths(m *slmrt.Model, o slmrt.Options) error {
 	fmt.Printf("%d threads, ms of a pass:", o.Threads)
 	for _, w := range []int{1, 2, 3, 5, 9} {
 		var ms []float64
-		for range 50 {
+		for range 20 {
 			s.Truncate(0)
 			if _, err := s.Feed(context.Background(), ids[:32]); err != nil {
 				return err

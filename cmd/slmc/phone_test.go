@@ -70,9 +70,9 @@ func TestPhoneCommands(t *testing.T) {
 	}
 	code, out, errs = phone("bench", bundle, "--threads", "1", "--repetitions", "1", "--prompt-tokens", "8", "--decode-tokens", "4", "-o", timed, "--json")
 	var result struct {
-		Bench struct{ Raw map[string]any }
+		Bench map[string]any
 	}
-	if err := json.Unmarshal([]byte(out), &result); code != 0 || err != nil || result.Bench.Raw["prompt_tokens"] != 8.0 {
+	if err := json.Unmarshal([]byte(out), &result); code != 0 || err != nil || result.Bench["prompt_tokens"] != 8.0 {
 		t.Fatalf("bench: exit %d: %s%s%v", code, out, errs, err)
 	}
 	page := filepath.Join(work, "report.html")

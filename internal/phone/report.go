@@ -205,10 +205,13 @@ func (c *Cell) energy(r Result) {
 	c.ArithmeticHours = hours(c.ArithmeticJ)
 	switch b := r.Bench; {
 	case b == nil:
-	case b.Battery == nil:
-		c.EnergyNote = "the device tells nothing of a battery"
-	case b.Battery.Powered:
+	case b.Battery != nil && b.Battery.Powered:
 		c.EnergyNote = "it was charged by a cable during the bench: use adb over Wi-Fi"
+	case b.Energy != nil && b.Energy.PerToken > 0 && (b.Battery == nil || !b.Battery.Resolved):
+		c.MeasuredJ, c.EnergyNote = b.Energy.PerToken, "by slmrt bench, source "+b.Energy.Source
+		c.MeasuredHours = hours(c.MeasuredJ)
+	case b.Battery == nil:
+		c.EnergyNote = "the device tells nothing of its energy"
 	case b.Battery.Joules == 0:
 		c.EnergyNote = "the battery's counter did not move: repeat the bench more often"
 	default:

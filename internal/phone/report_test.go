@@ -2,7 +2,6 @@ package phone
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
@@ -19,7 +18,7 @@ func TestMatrix(t *testing.T) {
 	other := Subject{Name: "a.slmb", Digest: strings.Repeat("e", 64), Parameters: 1e9}
 	good, bad := Device{ID: "1", Model: "Good"}, Device{ID: "2", Model: "Bad"}
 	bench := func(rss int64, d *Drain) *Bench {
-		return &Bench{BenchResult: slmrt.BenchResult{DecodeTokS: 10, PeakRSS: rss}, Raw: json.RawMessage("{}"), Predicted: 400e6, Battery: d}
+		return &Bench{BenchResult: slmrt.BenchResult{DecodeTokS: 10, PeakRSS: rss, Predicted: 400e6}, Battery: d}
 	}
 	m := NewMatrix([]Result{
 		{Version: 1, Device: good, Bundle: b, Verify: &Verification{OK: true, Digest: b.Digest, LogitsDigest: "l"}},
@@ -49,6 +48,17 @@ func TestMatrix(t *testing.T) {
 	c = find(b, bad)
 	if c.Contract != Broken || c.Digests != Kept || c.Logits != Broken || c.Memory != Broken || !strings.Contains(c.Why, "block 2") || c.MeasuredJ != 0 || !strings.Contains(c.EnergyNote, "cable") {
 		t.Errorf("bad: %+v", c)
+	}
+	// slmrt's own measurement counts where the battery tells less, and no cable charges it.
+	own := bench(1, nil)
+	own.Energy = &slmrt.Energy{Source: "battery", PerToken: 0.05}
+	x := NewMatrix([]Result{{Version: 1, Device: good, Bundle: b, Bench: own}}).Cells[0]
+	if !near(x.MeasuredJ, 0.05) || !strings.Contains(x.EnergyNote, "battery") {
+		t.Errorf("own energy: %+v", x)
+	}
+	own.Battery = &Drain{Powered: true}
+	if x = NewMatrix([]Result{{Version: 1, Device: good, Bundle: b, Bench: own}}).Cells[0]; x.MeasuredJ != 0 {
+		t.Errorf("on a cable: %+v", x)
 	}
 	if c = find(other, good); c.Contract != Untried || !strings.Contains(c.Why, "not verified") {
 		t.Errorf("untried: %+v", c)
@@ -90,7 +100,7 @@ func TestParseBattery(t *testing.T) {
 
 // What is no result is refused by its kind, and nothing panics.
 func FuzzResult(f *testing.F) {
-	f.Add([]byte(`{"slmc_phone":1,"device":{"id":"1"},"bundle":{"digest":"d"},"verify":{"ok":true},"bench":{"raw":{},"battery":{}}}`))
+	f.Add([]byte(`{"slmc_phone":1,"device":{"id":"1"},"bundle":{"digest":"d"},"verify":{"ok":true},"bench":{"decode_tok_s":1,"battery":{},"energy":{"joules_per_token":1}}}`))
 	f.Add([]byte(`{"slmc_phone":2}`))
 	f.Add([]byte(`[]`))
 	f.Fuzz(func(t *testing.T, data []byte) {

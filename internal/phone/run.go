@@ -179,15 +179,11 @@ func (p *Phone) locate(ctx context.Context, b *bundle.Bundle, name string, flags
 	return nil, nil
 }
 
-// Bench is a bench on the device, with what its contract said.
+// Bench is what slmrt bench measured on the device, and its battery.
 type Bench struct {
 	slmrt.BenchResult
-	// Raw is all that slmrt printed.
-	Raw json.RawMessage `json:"raw"`
-	// Predicted is the memory that the session was said to take, file included.
-	Predicted int64   `json:"predicted_bytes"`
-	Battery   *Drain  `json:"battery,omitempty"`
-	Celsius   float64 `json:"celsius,omitempty"` // of the battery at the end
+	Battery *Drain  `json:"battery,omitempty"`
+	Celsius float64 `json:"celsius,omitempty"` // of the battery at the end
 }
 
 // Drain is what the battery gave during a bench: all of the device, the screen
@@ -209,37 +205,18 @@ func (p *Phone) Bench(ctx context.Context, name string, repetitions int, flags .
 	}
 	b := &Bench{}
 	args := append([]string{"bench", name, "--json", "--repetitions", fmt.Sprint(repetitions)}, flags...)
-	if err := p.slmrt(ctx, &b.Raw, args...); err != nil {
+	if err := p.slmrt(ctx, &b.BenchResult, args...); err != nil {
 		return nil, err
-	}
-	if err := json.Unmarshal(b.Raw, &b.BenchResult); err != nil {
-		return nil, fmt.Errorf("bench of the device: %w", err)
 	}
 	after, err := p.battery(ctx)
 	if err != nil {
 		return nil, err
 	}
-	var info struct{ Memory slmrt.Memory }
-	if err := p.slmrt(ctx, &info, append([]string{"info", name, "--json"}, sessionFlags(flags)...)...); err != nil {
-		return nil, err
-	}
-	b.Predicted = info.Memory.Total
 	if after.known {
 		b.Celsius = after.celsius
 		b.Battery = drain(before, after, repetitions*(b.PromptTokens+b.DecodeTokens))
 	}
 	return b, nil
-}
-
-// sessionFlags are those of flags that decide a session's memory.
-func sessionFlags(flags []string) (out []string) {
-	for i := 0; i+1 < len(flags); i += 2 {
-		switch flags[i] {
-		case "--threads", "--context", "--kv":
-			out = append(out, flags[i], flags[i+1])
-		}
-	}
-	return out
 }
 
 func drain(before, after battery, tokens int) *Drain {
