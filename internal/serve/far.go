@@ -69,7 +69,7 @@ func (x *exchange) failed(f *Failure, unsent bool) *Failure {
 	if unsent {
 		x.s.ledger.refund()
 	}
-	// A failure's text may quote the large model's, but never the query or a key.
+	// The error has no words of the large model, which may quote the query or the key.
 	x.s.log.Warn("large model failed", "kind", f.Kind, "status", f.Status, "id", x.entry.ID, "error", f.Err)
 	return f
 }

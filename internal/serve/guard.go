@@ -37,7 +37,9 @@ func (s *Server) guard(next http.Handler) http.Handler {
 			refuse(&apiError{status: http.StatusUnauthorized, kind: kindDenied, msg: "the token is missing or wrong"})
 			return
 		}
-		if s.busy.Add(1) > int64(s.limits.Requests) {
+		// Who watches a busy server must not take it for a dead one.
+		watch := r.URL.Path == pathHealth || r.URL.Path == pathMetrics
+		if s.busy.Add(1) > int64(s.limits.Requests) && !watch {
 			s.busy.Add(-1)
 			refuse(&apiError{status: http.StatusTooManyRequests, kind: kindQueue, msg: errQueueFull.Error(), retry: time.Second})
 			return

@@ -214,6 +214,46 @@ func TestUpstreamFaults(t *testing.T) {
 	}
 }
 
+// A large model that quotes the key and the query in all its failures brings
+// neither into a log or an answer.
+func TestNothingIsQuoted(t *testing.T) {
+	noneLeft(t)
+	m := model(t)
+	for _, format := range []string{
+		"HTTP/1.1 401 Unauthorized\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n{\"error\":{\"code\":\"bad_key\",\"message\":\"%s\"}}",
+		"HTTP/1.1 400 %s\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n{\"error\":{\"code\":\"%[1]s\",\"type\":\"sesame\"}}",
+		"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nConnection: close\r\n\r\n%[1]s",
+		streamHead + "data: {\"error\":{\"message\":\"%s\",\"type\":\"%[1]s\"}}\n\n",
+		streamHead + "data: \"%s\"\n\n",
+		streamHead + "%s\n\n",
+		"%s",
+		"HTTP/1.1 307 Temporary Redirect\r\nLocation: http://192.0.2.1/%s\r\nConnection: close\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nTransfer-Encoding: %s\r\n\r\n",
+	} {
+		far := startFaulty(t, func(_ int, c net.Conn, r *http.Request) {
+			fmt.Fprintf(c, format, strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")+"-marzipan")
+		})
+		for _, stream := range []bool{true, false} {
+			r := start(t, m, func(c *serve.Config) {
+				c.Upstream = upstream(t, far.url, func(u *serve.UpstreamConfig) { u.Key = "sesame" })
+			})
+			for _, model := range []string{"auto", "remote"} {
+				a := ask(t, r, chatPath, chat(model, "marzipan", "stream", stream))
+				if a.slmc.RemoteError == "" {
+					t.Errorf("%q: %+v, wanted a failure", format, a)
+				}
+				if strings.Contains(a.body, "sesame") || model == "remote" && strings.Contains(a.body, "marzipan") {
+					t.Errorf("%q: answer %s", format, a.body)
+				}
+			}
+			r.stop()
+			if all := r.log.String() + r.slog.String(); strings.Contains(all, "sesame") || strings.Contains(all, "marzipan") {
+				t.Errorf("%q: logs %s", format, all)
+			}
+		}
+	}
+}
+
 // A large model that is busy for a moment is asked again, when it says so.
 func TestRetryAfter(t *testing.T) {
 	noneLeft(t)

@@ -273,6 +273,18 @@ func TestLimits(t *testing.T) {
 	if a := ask(t, r, chatPath, chat("remote", "x", "stream", true)); a.status != 429 || a.errors != "busy" || a.header.Get("Retry-After") == "" {
 		t.Errorf("%+v", a)
 	}
+	full := start(t, model(t), func(c *serve.Config) {
+		c.Limits.Requests = 1
+		c.Upstream = upstream(t, far.url, func(u *serve.UpstreamConfig) { u.FirstByte = time.Hour })
+	})
+	all.Go(func() { ask(t, full, chatPath, chat("remote", "x", "stream", true)) })
+	<-inside
+	if a := ask(t, full, chatPath, chat("local", "x")); a.status != 429 || a.errors != "queue_full" {
+		t.Errorf("one request too many: %+v", a)
+	}
+	if status, _ := get(t, full.url+"/healthz", nil); status != 200 {
+		t.Errorf("a busy server's health has status %d", status)
+	}
 	close(release)
 	all.Wait()
 }

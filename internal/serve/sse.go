@@ -159,7 +159,7 @@ func parsePiece(data []byte) (p piece, some bool, err error) {
 		return p, false, fmt.Errorf("%w: a chunk that is no JSON object", errGarbage)
 	}
 	if len(r.Error) > 0 && string(r.Error) != "null" {
-		return p, false, &Failure{Kind: failServer, Status: http.StatusOK, Err: fmt.Errorf("an error within the stream: %.200q", r.Error)}
+		return p, false, &Failure{Kind: failServer, Status: http.StatusOK, Err: fmt.Errorf("an error within the stream%s", codeOf(r.Error))}
 	}
 	p.usage = r.Usage
 	c, ok := r.first()
@@ -239,7 +239,7 @@ func events(r io.Reader, f func(data []byte) error) (done bool, err error) {
 			}
 		case "", "event", "id", "retry":
 		default:
-			return false, fmt.Errorf("%w: a line %.40q in its stream", errGarbage, line)
+			return false, fmt.Errorf("%w: a line of no known field in its stream", errGarbage)
 		}
 	}
 }

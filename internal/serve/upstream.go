@@ -13,7 +13,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -68,46 +67,6 @@ func (c UpstreamConfig) fill() UpstreamConfig {
 		c.MaxBytes = 16 << 20
 	}
 	return c
-}
-
-// The kinds of failure of the large model: all that a log, a metric or a client
-// learns of it.
-const (
-	failConnect   = "connect"   // no connection
-	failTLS       = "tls"       // no trust
-	failTimeout   = "timeout"   // too slow
-	failBusy      = "busy"      // 429
-	failServer    = "server"    // 5xx
-	failDenied    = "denied"    // 401, 403: the key
-	failRefused   = "refused"   // another 4xx: the request
-	failRedirect  = "redirect"  // to another host
-	failBroken    = "broken"    // ended within an answer
-	failGarbage   = "garbage"   // not the protocol
-	failTooLong   = "too_long"  // above MaxBytes
-	failCancelled = "cancelled" // by the client or a shutdown
-)
-
-// Failure is why a call of the large model gave no whole answer.
-type Failure struct {
-	Kind       string
-	Status     int           // of HTTP, 0 without one
-	RetryAfter time.Duration // asked for
-	Err        error
-}
-
-// Error implements error.
-func (f *Failure) Error() string { return fmt.Sprintf("large model: %s: %v", f.Kind, f.Err) }
-
-// Unwrap gives the cause.
-func (f *Failure) Unwrap() error { return f.Err }
-
-// again reports whether another try may help.
-func (f *Failure) again() bool {
-	switch f.Kind {
-	case failConnect, failBusy, failServer, failBroken:
-		return true
-	}
-	return false
 }
 
 // Upstream calls the large model. It is safe for concurrent use.
@@ -321,105 +280,6 @@ func (u *Upstream) modelName(ctx context.Context) (string, error) {
 	u.model = name
 	u.mu.Unlock()
 	return name, nil
-}
-
-// statusFailure is the failure of an answer that is not 200. Of its text only the
-// beginning is kept, for the server's own log.
-func statusFailure(resp *http.Response) error {
-	text, _ := io.ReadAll(io.LimitReader(resp.Body, 512))
-	f := &Failure{Kind: failRefused, Status: resp.StatusCode, RetryAfter: retryAfter(resp.Header), Err: fmt.Errorf("status %d: %q", resp.StatusCode, text)}
-	switch c := resp.StatusCode; {
-	case c == http.StatusTooManyRequests:
-		f.Kind = failBusy
-	case c == http.StatusUnauthorized || c == http.StatusForbidden:
-		f.Kind = failDenied
-	case c == http.StatusRequestTimeout || c == http.StatusGatewayTimeout:
-		f.Kind = failTimeout
-	case c >= 500:
-		f.Kind = failServer
-	case c < 400:
-		f.Kind = failGarbage
-	}
-	return f
-}
-
-// retryAfter reads the header of that name: seconds or a date; 0 without one.
-func retryAfter(h http.Header) time.Duration {
-	s := h.Get("Retry-After")
-	if n, err := strconv.ParseInt(s, 10, 32); err == nil && n > 0 {
-		return time.Duration(n) * time.Second
-	}
-	if t, err := http.ParseTime(s); err == nil {
-		return max(0, time.Until(t))
-	}
-	return 0
-}
-
-// Causes of a cancelled call.
-var (
-	errSlow    = errors.New("nothing came in time")
-	errTotal   = errors.New("the answer took too long")
-	errTooLong = errors.New("the answer is too long")
-	errBroken  = errors.New("the answer breaks off")
-	errGarbage = errors.New("not an OpenAI-compatible answer")
-)
-
-// failure finds out what kind of failure err is.
-func (u *Upstream) failure(ctx context.Context, err error) *Failure {
-	var f *Failure
-	if errors.As(err, &f) {
-		return f
-	}
-	f = &Failure{Err: err}
-	var unknown x509.UnknownAuthorityError
-	var host x509.HostnameError
-	var invalid x509.CertificateInvalidError
-	var verify *tls.CertificateVerificationError
-	var record tls.RecordHeaderError
-	var alert tls.AlertError
-	var netErr net.Error
-	switch {
-	case errors.Is(err, errSlow), errors.Is(err, errTotal), errors.Is(context.Cause(ctx), errTotal):
-		f.Kind = failTimeout
-	case ctx.Err() != nil:
-		f.Kind = failCancelled
-	case errors.Is(err, errRedirect):
-		f.Kind = failRedirect
-	case errors.Is(err, errTooLong):
-		f.Kind = failTooLong
-	case errors.Is(err, errGarbage):
-		f.Kind = failGarbage
-	case errors.Is(err, errBroken), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
-		f.Kind = failBroken
-	case errors.As(err, &unknown), errors.As(err, &host), errors.As(err, &invalid), errors.As(err, &verify), errors.As(err, &record), errors.As(err, &alert), isPlain(err):
-		f.Kind = failTLS
-	case errors.As(err, &netErr) && netErr.Timeout(), errors.Is(err, context.Canceled):
-		f.Kind = failTimeout // our own timers: the caller's cancelling is handled above
-	case isDial(err):
-		f.Kind = failConnect
-	case isProtocol(err):
-		f.Kind = failGarbage
-	default:
-		f.Kind = failBroken
-	}
-	return f
-}
-
-// isDial reports whether no connection was made.
-func isDial(err error) bool {
-	var op *net.OpError
-	var dns *net.DNSError
-	return errors.As(err, &op) && (op.Op == "dial" || op.Op == "proxyconnect") || errors.As(err, &dns)
-}
-
-// net/http has no error values for what these two find.
-
-// isProtocol reports whether the other side speaks no HTTP.
-func isProtocol(err error) bool { return strings.Contains(err.Error(), "malformed HTTP") }
-
-// isPlain reports whether it speaks no TLS.
-func isPlain(err error) bool {
-	return strings.Contains(err.Error(), "server gave HTTP response to HTTPS")
 }
 
 // watched is a body whose reader is cancelled when a read takes too long, and
