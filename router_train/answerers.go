@@ -96,8 +96,13 @@ func ReadAnswers(path string) (*AnswerFile, error) {
 }
 
 func (a *AnswerFile) add(line []byte) error {
+	var head struct {
+		Version int `json:"slmc_labels"`
+	}
+	if json.Unmarshal(line, &head) == nil && head.Version != 0 {
+		return nil
+	}
 	var row struct {
-		Version int      `json:"slmc_labels"`
 		ID      string   `json:"id"`
 		Query   string   `json:"query"`
 		Answer  *string  `json:"answer"`
@@ -106,9 +111,6 @@ func (a *AnswerFile) add(line []byte) error {
 	}
 	if err := json.Unmarshal(line, &row); err != nil {
 		return err
-	}
-	if row.Version != 0 {
-		return nil
 	}
 	if row.ID == "" {
 		row.ID = QueryID(row.Query)

@@ -194,7 +194,8 @@ func TestEndpointKeepsTheRate(t *testing.T) {
 
 func TestAnswerFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "answers.jsonl")
-	text := `{"query":"a","answer":"x"}` + "\n" + `{"query":"b","score":0.5}` + "\n"
+	text := `{"slmc_labels":1,"large":"cloud"}` + "\n" + `{"query":"a","answer":"x"}` + "\n" + `{"query":"b","score":0.5}` + "\n" +
+		`{"query":"d","small":1,"large":{"answer":"y","score":1}}` + "\n"
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -206,6 +207,9 @@ func TestAnswerFile(t *testing.T) {
 		t.Errorf("%+v, %v", r, err)
 	}
 	if r, err := a.Answer(context.Background(), "b", 0); err != nil || *r.Score != 0.5 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if r, err := a.Answer(context.Background(), "d", 0); err != nil || *r.Score != 1 || r.Text != "y" {
 		t.Errorf("%+v, %v", r, err)
 	}
 	if _, err := a.Answer(context.Background(), "c", 0); !errors.Is(err, ErrLabels) {
