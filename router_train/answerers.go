@@ -103,11 +103,11 @@ func (a *AnswerFile) add(line []byte) error {
 		return nil
 	}
 	var row struct {
-		ID      string   `json:"id"`
-		Query   string   `json:"query"`
-		Answer  *string  `json:"answer"`
-		Score   *float64 `json:"score"`
-		Large   *Outcome `json:"large"`
+		ID     string   `json:"id"`
+		Query  string   `json:"query"`
+		Answer *string  `json:"answer"`
+		Score  *float64 `json:"score"`
+		Large  *Outcome `json:"large"`
 	}
 	if err := json.Unmarshal(line, &row); err != nil {
 		return err
