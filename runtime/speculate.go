@@ -95,9 +95,7 @@ func NewSpeculator(m *Model, o Speculation) (*Speculator, error) {
 	if o.Lookup < 0 || o.Lookup > maxLookup || o.Tokens < 0 || o.Tokens > maxProposals {
 		return nil, fmt.Errorf("speculation with a lookup of %d and %d tokens, want 0 to %d and 0 to %d", o.Lookup, o.Tokens, maxLookup, maxProposals)
 	}
-	if o.Tokens == 0 {
-		o.Tokens = DefaultProposals
-	}
+	o.Tokens = o.proposals()
 	sp := &Speculator{o: o, vocab: m.Graph.Vocab, next: o.Tokens}
 	if o.Draft == nil {
 		return sp, nil
@@ -113,6 +111,19 @@ func NewSpeculator(m *Model, o Speculation) (*Speculator, error) {
 		return nil, fmt.Errorf("draft model: %w", err)
 	}
 	return sp, nil
+}
+
+// proposals is the most of a pass.
+func (o Speculation) proposals() int {
+	if o.Tokens == 0 {
+		return DefaultProposals
+	}
+	return o.Tokens
+}
+
+// rowBytes is what the logits of a pass take, beside the draft.
+func (o Speculation) rowBytes(m *Model) int64 {
+	return 4 * int64(m.Graph.Vocab) * int64(o.proposals()+1)
 }
 
 // sameTokenizer compares the serialized tokenizers, the bytes of a bundle's

@@ -15,6 +15,7 @@ import (
 
 	"slmc/formats"
 	"slmc/formats/bundle"
+	"slmc/internal/deferral"
 	"slmc/internal/pipeline"
 	slmrt "slmc/runtime"
 	"slmc/tensor"
@@ -54,6 +55,8 @@ type outcome struct {
 	stop   string
 	pieces []string
 	pos    int
+	read   []deferral.Reading
+	handed bool
 	states []bundle.LogitsDigest // that were observed, in order
 	next   bundle.LogitsDigest   // logits after one more token
 }
@@ -75,6 +78,7 @@ func speculated(t testing.TB, s *slmrt.Session, rs []slmrt.Request) (out []outco
 			t.Fatal(err)
 		}
 		o.ids, o.text, o.stop, o.pos = res.IDs, res.Text, res.Stop, s.Pos()
+		o.read, o.handed = res.Readings, res.Handoff
 		if s.Room() > 0 {
 			o.next = bundle.DigestLogits(feed(t, s, []int32{5}))
 			s.Truncate(o.pos)
@@ -92,14 +96,18 @@ func speculated(t testing.TB, s *slmrt.Session, rs []slmrt.Request) (out []outco
 
 func (o outcome) same(x outcome) bool {
 	return slices.Equal(o.ids, x.ids) && o.text == x.text && o.stop == x.stop && slices.Equal(o.pieces, x.pieces) &&
-		o.pos == x.pos && slices.Equal(o.states, x.states) && o.next == x.next
+		slices.Equal(o.read, x.read) && o.handed == x.handed && o.pos == x.pos && slices.Equal(o.states, x.states) && o.next == x.next
 }
 
 // Whatever proposes, and however it samples, the tokens, the text and its
-// pieces, the reason to stop, the states that a router sees, and the session
-// that is left are those of a generation without speculation.
+// pieces, the reason to stop, the states that are observed, the router's readings
+// and what they hand off, and the session that is left are those of a
+// generation without speculation.
 func TestSpeculationChangesNothing(t *testing.T) {
-	m := load(t)
+	m, err := load(t).WithRouter(drawnRouter(t, load(t), [32]byte{}))
+	if err != nil {
+		t.Fatal(err)
+	}
 	two := rounded(t)
 	all := requests(t)
 	accepted, proposed := 0, 0
@@ -125,6 +133,10 @@ func TestSpeculationChangesNothing(t *testing.T) {
 					Seed:              rapid.Uint64().Draw(rt, "seed"),
 				},
 			})
+			if rapid.Bool().Draw(rt, "readings") {
+				from := rapid.Float32Range(0, 2).Draw(rt, "handed off from")
+				rs[len(rs)-1].OnReading = func(x deferral.Reading) bool { return x.Score >= from }
+			}
 		}
 		o := slmrt.Options{
 			Context: rapid.SampledFrom([]int{90, 128, 256}).Draw(rt, "context"),
@@ -242,6 +254,44 @@ func TestSpeculatorRefusals(t *testing.T) {
 	for _, o := range []slmrt.Speculation{{Lookup: -1}, {Lookup: 65}, {Tokens: -1}, {Tokens: 1000}} {
 		if _, err := slmrt.NewSpeculator(m, o); err == nil {
 			t.Errorf("%+v is accepted", o)
+		}
+	}
+}
+
+// A hint is somebody else's: it is refused, or within bounds.
+func FuzzSpeculationHint(f *testing.F) {
+	f.Add([]byte(`{"version":1,"speculate":{"draft":"d.slmb","lookup":2,"tokens":4}}`))
+	f.Add([]byte(`{"speculate":{"draft":"../../etc/passwd"}}`))
+	f.Add([]byte(`{"speculate":{"lookup":1000000000}}`))
+	f.Add([]byte(`{"speculate":[]}`))
+	f.Fuzz(func(t *testing.T, recipe []byte) {
+		h, err := slmrt.ParseHint(recipe)
+		if err == nil && (h.Lookup < 0 || h.Lookup > 64 || h.Tokens < 0 || h.Tokens > 64 || strings.ContainsAny(h.Draft, "/\\\x00") || h.Draft == "..") {
+			t.Errorf("%q is accepted as %+v", recipe, h)
+		}
+	})
+}
+
+// A budget counts what speculation takes on top of the session.
+func TestSpeculationBudget(t *testing.T) {
+	m := load(t)
+	mem, err := m.Memory(slmrt.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := int64(5 * 4 * m.Graph.Vocab)
+	for _, c := range []struct {
+		extra int64
+		ok    bool
+	}{{rows, true}, {rows - 1, false}} {
+		sp, err := slmrt.OpenSpeculator(m, nil, "", slmrt.Wish{Lookup: 2, Said: true}, slmrt.Options{Budget: mem.Total + c.extra}, func(string) {})
+		if c.ok && err != nil || !c.ok && !errors.Is(err, slmrt.ErrMemory) {
+			t.Errorf("%d bytes beside the session: %v", c.extra, err)
+		}
+		if sp != nil {
+			if err := sp.Close(); err != nil {
+				t.Error(err)
+			}
 		}
 	}
 }

@@ -34,18 +34,24 @@ func (h SpeculationHint) Check() error {
 	return nil
 }
 
-// HintOf is the hint in a bundle's recipe; the zero value without one.
-func HintOf(b *bundle.Bundle) (SpeculationHint, error) {
-	var recipe struct {
+// ParseHint reads the hint of a recipe, JSON; the zero value without one.
+func ParseHint(recipe []byte) (SpeculationHint, error) {
+	var r struct {
 		Speculate SpeculationHint `json:"speculate"`
 	}
-	if err := json.Unmarshal(b.Manifest().Provenance.Recipe, &recipe); err != nil {
-		return SpeculationHint{}, &formats.Error{File: b.Name(), Offset: -1, Kind: formats.ErrCorrupt, Msg: "the recipe's part speculate", Err: err}
+	if err := json.Unmarshal(recipe, &r); err != nil {
+		return SpeculationHint{}, fmt.Errorf("speculate: %w", err)
 	}
-	if err := recipe.Speculate.Check(); err != nil {
-		return SpeculationHint{}, &formats.Error{File: b.Name(), Offset: -1, Kind: formats.ErrCorrupt, Msg: "recipe", Err: err}
+	return r.Speculate, r.Speculate.Check()
+}
+
+// hintOf is the hint in a bundle's recipe.
+func hintOf(b *bundle.Bundle) (SpeculationHint, error) {
+	h, err := ParseHint(b.Manifest().Provenance.Recipe)
+	if err != nil {
+		return h, &formats.Error{File: b.Name(), Offset: -1, Kind: formats.ErrCorrupt, Msg: "recipe", Err: err}
 	}
-	return recipe.Speculate, nil
+	return h, nil
 }
 
 // Wish is what the user of a program says about speculation.
@@ -64,7 +70,7 @@ type Wish struct {
 // done without, after a word to notice. The speculator's Close closes the draft.
 func OpenSpeculator(m *Model, b *bundle.Bundle, path string, w Wish, o Options, notice func(text string)) (*Speculator, error) {
 	if !w.Said && b != nil {
-		h, err := HintOf(b)
+		h, err := hintOf(b)
 		if err != nil {
 			return nil, err
 		}
@@ -84,19 +90,23 @@ func OpenSpeculator(m *Model, b *bundle.Bundle, path string, w Wish, o Options, 
 		return nil, nil
 	}
 	s := Speculation{Lookup: w.Lookup, Tokens: w.Tokens}
-	if w.Draft == "" {
-		return NewSpeculator(m, s)
-	}
 	mem, err := m.Memory(o)
 	if err != nil {
 		return nil, err
+	}
+	left := o.Budget - mem.Total - s.rowBytes(m)
+	if o.Budget > 0 && left < 0 {
+		return nil, fmt.Errorf("%w: speculation takes %d bytes beside the session's %d, the budget is %d", ErrMemory, s.rowBytes(m), mem.Total, o.Budget)
+	}
+	if w.Draft == "" {
+		return NewSpeculator(m, s)
 	}
 	if s.Draft, _, err = Load(w.Draft, LoadOptions{}); err != nil {
 		return nil, fmt.Errorf("draft: %w", err)
 	}
 	s.Options = Options{Threads: o.Threads, Kernel: o.Kernel}
 	if o.Budget > 0 {
-		s.Options.Budget = max(1, o.Budget-mem.Total)
+		s.Options.Budget = max(1, left)
 	}
 	sp, err := NewSpeculator(m, s)
 	if err != nil {
