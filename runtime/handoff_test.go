@@ -268,3 +268,34 @@ func FuzzParsePolicy(f *testing.F) {
 		}
 	})
 }
+
+func TestParseDevice(t *testing.T) {
+	d, err := slmrt.ParseDevice([]byte(`{"offline": true, "battery": 0.25, "thermal": "fair"}`))
+	if err != nil || !d.Offline || d.Battery == nil || *d.Battery != 0.25 || d.Charging || d.Thermal != slmrt.ThermalFair {
+		t.Errorf("%+v, %v", d, err)
+	}
+	for _, text := range []string{`{"battery": 2}`, `{"battery": -0.1}`, `{"thermal": "molten"}`, `{"batery": 1}`, `{"battery": 1`, ``, `{} {}`} {
+		if _, err := slmrt.ParseDevice([]byte(text)); err == nil {
+			t.Errorf("%s was taken", text)
+		}
+	}
+}
+
+func FuzzParseDevice(f *testing.F) {
+	f.Add([]byte(`{"offline":true,"battery":0.25,"charging":false,"thermal":"critical"}`))
+	f.Add([]byte(`{"battery":1e999}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		d, err := slmrt.ParseDevice(data)
+		if err != nil {
+			return
+		}
+		text, err := json.Marshal(d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := slmrt.ParseDevice(text)
+		if err != nil || !cmp.Equal(d, again) {
+			t.Fatalf("%s: %+v, %v", text, again, err)
+		}
+	})
+}

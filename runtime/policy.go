@@ -299,6 +299,9 @@ func ParseDevice(data []byte) (Device, error) {
 	if err := dec.Decode(&d); err != nil {
 		return Device{}, fmt.Errorf("device: %w", unexpectedEnd(err))
 	}
+	if _, err := dec.Token(); err != io.EOF {
+		return Device{}, errors.New("device: more than one JSON value")
+	}
 	if b := d.Battery; b != nil && !(*b >= 0 && *b <= 1) {
 		return Device{}, fmt.Errorf("device: battery is %g, want 0 to 1", *b)
 	}

@@ -188,6 +188,17 @@ func FuzzRead(f *testing.F) {
 	})
 }
 
+func FuzzReadVerdicts(f *testing.F) {
+	f.Add([]byte("{\"id\":\"a\",\"loss\":true}\n\n{\"id\":\"b\",\"loss\":false}"))
+	f.Add([]byte("{\"id\":\"\",\"loss\":null}"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		v, err := ReadVerdicts(bytes.NewReader(data))
+		if err == nil && len(v) > bytes.Count(data, []byte("\n"))+1 {
+			t.Errorf("%d verdicts in %q", len(v), data)
+		}
+	})
+}
+
 func TestLongLine(t *testing.T) {
 	n := 0
 	bad, err := Read(strings.NewReader(strings.Repeat("x", maxLine+1)+"\n"+`{"v":1,"kind":"audit","id":"x"}`), func(Entry) error { n++; return nil })

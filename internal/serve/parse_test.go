@@ -83,6 +83,32 @@ func TestLedger(t *testing.T) {
 	}
 }
 
+// What is expected follows what was seen; nothing is expected before.
+func TestSpeeds(t *testing.T) {
+	var s speeds
+	if here, there := s.expect(10); here != 0 || there != 0 {
+		t.Errorf("%v and %v of nothing", here, there)
+	}
+	s.local(2*time.Second, 20)
+	s.remote(3 * time.Second)
+	if here, there := s.expect(0); here != 2*time.Second || there != 3*time.Second {
+		t.Errorf("%v and %v, wanted what was seen", here, there)
+	}
+	if here, _ := s.expect(5); here != 500*time.Millisecond {
+		t.Errorf("%v for 5 tokens at most", here)
+	}
+	for range 200 {
+		s.remote(time.Second)
+	}
+	if _, there := s.expect(0); there > 1001*time.Millisecond {
+		t.Errorf("%v long after it became faster", there)
+	}
+	s.local(time.Second, 0) // an answer without tokens says nothing
+	if here, _ := s.expect(0); here != 2*time.Second {
+		t.Errorf("%v after an empty answer", here)
+	}
+}
+
 func TestGate(t *testing.T) {
 	g := newGate(1, 1, time.Hour)
 	ctx := context.Background()
