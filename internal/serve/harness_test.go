@@ -193,7 +193,7 @@ func noneLeft(t testing.TB) {
 	t.Helper()
 	t.Cleanup(func() {
 		var left string
-		for range 500 {
+		for range 6000 {
 			if left = goroutines(); left == "" {
 				return
 			}

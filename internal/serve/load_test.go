@@ -37,11 +37,12 @@ func TestManyClients(t *testing.T) {
 	for i, q := range qs {
 		know[q] = want[i]
 	}
-	good := start(t, m, func(c *serve.Config) { c.Limits.Queue = 4096 })
+	patient := serve.Limits{Sessions: 2, Queue: 4096, QueueWait: time.Hour, Read: time.Hour, Write: time.Hour, Remote: 32, Requests: 4096}
+	good := start(t, m, func(c *serve.Config) { c.Limits = patient })
 	var mood atomic.Int64
 	far := startProxy(t, good.addr, &mood)
 	r := start(t, m, func(c *serve.Config) {
-		c.Limits = serve.Limits{Sessions: 2, Queue: 4096, Remote: 32, Requests: 4096}
+		c.Limits = patient
 		c.Upstream = upstream(t, far, func(u *serve.UpstreamConfig) { u.FirstByte, u.Whole, u.Stall = time.Minute, time.Minute, time.Minute })
 	})
 	var before goruntime.MemStats
@@ -210,7 +211,7 @@ func TestEndlessAnswer(t *testing.T) {
 // A request that does not arrive, a head that does not end, a body that is too long.
 func TestSlowRequests(t *testing.T) {
 	noneLeft(t)
-	r := start(t, model(t), func(c *serve.Config) { c.Limits.Read = 50 * time.Millisecond })
+	r := start(t, model(t), func(c *serve.Config) { c.Limits.Read = 500 * time.Millisecond })
 	for name, text := range map[string]string{
 		"head": "POST " + chatPath + " HTTP/1.1\r\nHost: localhost\r\n",
 		"body": "POST " + chatPath + " HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{",
@@ -229,11 +230,11 @@ func TestSlowRequests(t *testing.T) {
 	// A slow answer is no slow request: it may take longer than Read.
 	far := startFaulty(t, func(_ int, c net.Conn, _ *http.Request) {
 		fmt.Fprint(c, streamHead+event("a"))
-		time.Sleep(200 * time.Millisecond)
+		time.Sleep(1500 * time.Millisecond)
 		fmt.Fprint(c, event("b")+ended)
 	})
 	r = start(t, model(t), func(c *serve.Config) {
-		c.Limits.Read, c.Limits.Write = 50*time.Millisecond, 50*time.Millisecond
+		c.Limits.Read, c.Limits.Write = time.Second, time.Second
 		c.Upstream = upstream(t, far.url, nil)
 	})
 	if a := ask(t, r, chatPath, chat("auto", "x", "stream", true)); a.text != "ab" || !a.done {
@@ -330,14 +331,28 @@ func TestShutdown(t *testing.T) {
 				c.Limits.Shutdown = 20 * time.Millisecond
 			}
 		})
+		resp, err := http.Post(r.url+chatPath, "application/json", strings.NewReader(`{"stream":true,"messages":[{"role":"user","content":"x"}]}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		in, head := bufio.NewReader(resp.Body), ""
+		for !strings.Contains(head, `"first "`) {
+			line, err := in.ReadString('\n')
+			if head += line; err != nil {
+				t.Fatalf("%v after %s", err, head)
+			}
+		}
 		var all sync.WaitGroup
 		all.Go(func() {
-			a := ask(t, r, chatPath, chat("auto", "x", "stream", true))
-			switch {
-			case patient && (a.text != "first last" || !a.done):
-				t.Errorf("%+v", a)
-			case !patient && (a.text != "first " || a.done || a.errors != "shutdown"):
-				t.Errorf("%+v, wanted to be told of the stop", a)
+			defer resp.Body.Close()
+			rest, err := io.ReadAll(in)
+			switch text := string(rest); {
+			case err != nil:
+				t.Error(err)
+			case patient && !(strings.Contains(text, `"last"`) && strings.Contains(text, "[DONE]")):
+				t.Errorf("%s, wanted the rest of the answer", text)
+			case !patient && !(strings.Contains(text, `"code":"shutdown"`) && !strings.Contains(text, "[DONE]")):
+				t.Errorf("%s, wanted to be told of the stop", text)
 			}
 		})
 		<-begun
