@@ -1,9 +1,11 @@
 package slmrt_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"math"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -229,6 +231,31 @@ func TestParsePolicy(t *testing.T) {
 		if _, err := slmrt.ParsePolicy([]byte(c.text)); !errors.Is(err, slmrt.ErrPolicy) || !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%.80s: error %v, wanted one with %q", c.text, err, c.says)
 		}
+	}
+}
+
+// The policy that docs/serving.md shows is the default one.
+func TestDocumentedPolicy(t *testing.T) {
+	text, err := os.ReadFile("../docs/serving.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), "```json\n")
+	block, _, _ := strings.Cut(rest, "```")
+	p, err := slmrt.ParsePolicy([]byte(block))
+	if err != nil {
+		t.Fatalf("%s: %v", block, err)
+	}
+	if diff := cmp.Diff(slmrt.DefaultPolicy(), p); diff != "" {
+		t.Error(diff)
+	}
+	all, err := json.Marshal(slmrt.DefaultPolicy())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var shown bytes.Buffer
+	if err := json.Compact(&shown, []byte(block)); err != nil || shown.String() != string(all) {
+		t.Errorf("docs show %s, all keys are %s (%v)", &shown, all, err)
 	}
 }
 
