@@ -55,7 +55,7 @@ type BenchResult struct {
 	ColdLoadMs   float64 `json:"cold_load_ms,omitempty"`
 	ColdTTFTms   float64 `json:"cold_ttft_ms,omitempty"` // with the file read from the disk
 	PeakRSS      int64   `json:"peak_rss_bytes"`
-	Predicted    int64   `json:"predicted_bytes"` // the memory contract's word on the peak
+	Predicted    int64   `json:"predicted_bytes"` // the memory contract's word on the peak, and ProcessBytes
 	Kernel       string  `json:"kernel"`
 	Threads      int     `json:"threads"`
 	KV           string  `json:"kv"`
@@ -288,7 +288,7 @@ func (r *runner) measure(ctx context.Context) (BenchResult, error) {
 		PromptTokens: r.b.Prompt, DecodeTokens: r.b.Generate, Repetitions: r.b.Repetitions, Rounds: rounds,
 		Prefill: spreadOf(prefill), Decode: spreadOf(decode),
 		DecodeP50ms: 1e3 * quantile(single, 50), DecodeP95ms: 1e3 * quantile(single, 95),
-		PeakRSS: PeakRSS(), Predicted: mem.Total, Kernel: r.s.kernel, Threads: r.o.Threads, KV: string(r.o.KV),
+		PeakRSS: PeakRSS(), Predicted: mem.Total + ProcessBytes, Kernel: r.s.kernel, Threads: r.o.Threads, KV: string(r.o.KV),
 		BytesPerToken: r.m.bytesPerToken(), KVBytes: r.m.kvBytes(r.o, r.b.Prompt+r.b.Generate/2), OpsPerToken: r.m.opsPerToken(),
 		ReadGBs: quantile(read, 50) / 1e9, Int8GOPs: quantile(int8s, 50) / 1e9,
 		Thermal: since(temperatures(sys), before), System: goruntime.GOOS + "/" + goruntime.GOARCH + ", " + processor(),

@@ -119,8 +119,12 @@ func (m *Model) Memory(o Options) (Memory, error) {
 }
 
 // LogitRows is the number of tokens whose logits one step computes when all
-// are asked for: at most 16 MiB of them, and at least one.
-func LogitRows(batch, vocab int) int { return min(batch, max(1, 4<<20/vocab)) }
+// are asked for: at most 4 MiB of them, and at least one.
+func LogitRows(batch, vocab int) int { return min(batch, max(1, 1<<20/vocab)) }
+
+// ProcessBytes is about what a process takes beside what Memory counts: the
+// code that runs, Go's own memory, manifest and tokenizer (bench/speed.md).
+const ProcessBytes = 8 << 20
 
 // Session is one sequence: its cache and its place in it. It is not safe for
 // concurrent use.

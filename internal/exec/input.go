@@ -7,6 +7,7 @@ import "slmc/tensor"
 // a block, whose first row stands at position pos.
 func (o *Plain) Input(x *tensor.Mat, pos int) *tensor.Mat {
 	o.pos, o.rows = pos, x.R
+	o.reserve(x.R)
 	y := o.mat(x.R, o.g.Hidden)
 	o.keep, o.matsKeep = o.used, o.matsUsed
 	for r := range x.R {

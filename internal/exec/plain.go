@@ -76,18 +76,31 @@ func NewPlain(g *model.Graph, p *Params, f *kernel.Funcs, pool *Pool, cache *Cac
 // WorkBytes bounds the memory that a Plain allocates for batches of up to T
 // tokens with logits for rows of them, beside parameters and cache.
 func WorkBytes(g *model.Graph, T, rows, capacity, threads int) int {
+	K := g.Hidden
+	for _, b := range g.Blocks {
+		K = max(K, b.FFN, b.Heads*b.HeadDim)
+	}
+	return 4*workFloats(g, T, rows) + T*(pad32(K)+8*pad32(K)/kernel.Sub) + threads*scratchBytes(g, capacity) + 4*pad(g.Hidden)
+}
+
+// workFloats bounds what mat hands out for a batch of T tokens with logits for
+// rows of them.
+func workFloats(g *model.Graph, T, rows int) int {
 	widest := 0
 	for _, b := range g.Blocks {
 		qkv := pad(b.Heads*b.HeadDim) + 2*pad(b.KVHeads*b.HeadDim)
 		ffn := 3 * pad(b.FFN)
 		widest = max(widest, 3*qkv+ffn+8*pad(g.Hidden))
 	}
-	K := g.Hidden
-	for _, b := range g.Blocks {
-		K = max(K, b.FFN, b.Heads*b.HeadDim)
+	return T*(widest+2*pad(g.Hidden)) + rows*(pad(g.Vocab)+pad(g.Hidden))
+}
+
+// reserve makes room for a batch of T tokens at once: a buffer that grew step by
+// step would leave its smaller selves behind.
+func (o *Plain) reserve(T int) {
+	if n := workFloats(o.g, T, 1); n > len(o.buf) {
+		o.buf = make([]float32, n)
 	}
-	floats := T*(widest+2*pad(g.Hidden)) + rows*2*pad(g.Vocab)
-	return 4*floats + T*(pad32(K)+8*pad32(K)/kernel.Sub) + threads*scratchBytes(g, capacity) + 4*pad(g.Hidden)
 }
 
 func pad(n int) int   { return (n + kernel.Rows - 1) / kernel.Rows * kernel.Rows }
@@ -104,7 +117,7 @@ func (o *Plain) mat(R, C int) *tensor.Mat {
 	n := R * m.Stride
 	if o.used+n > len(o.buf) {
 		// What was handed out stays valid in the old array.
-		o.buf = make([]float32, max(2*len(o.buf), o.used+n))
+		o.buf = make([]float32, max(len(o.buf), n))
 		o.used, o.keep = 0, 0
 	}
 	m.X = o.buf[o.used : o.used+n : o.used+n]
@@ -136,6 +149,7 @@ func (o *Plain) fail(what string) {
 // Embed implements Ops.
 func (o *Plain) Embed(ids []int32, pos int) *tensor.Mat {
 	o.pos, o.rows = pos, len(ids)
+	o.reserve(len(ids))
 	x := o.mat(len(ids), o.g.Hidden)
 	o.keep, o.matsKeep = o.used, o.matsUsed
 	w := o.p.Mats[o.g.Embed]

@@ -83,10 +83,10 @@ func memoryFormula(g *model.Graph, kv exec.KVFormat, context int) bundle.Memory 
 		return int64(exec.WorkBytes(g, T, slmrt.LogitRows(T, g.Vocab), capacity, memoryThreads))
 	}
 	perToken := (work(slmrt.DefaultBatch, context) - work(1, context)) / (slmrt.DefaultBatch - 1)
-	perPosition := int64(exec.KVBytesPerToken(g, kv)) + 4*memoryThreads
+	scratch := work(1, 1) - work(1, 0) // of a position
 	return bundle.Memory{
-		Fixed:       work(1, context) - perToken - int64(4*memoryThreads*context),
-		PerPosition: perPosition,
+		Fixed:       work(1, 0) - perToken,
+		PerPosition: int64(exec.KVBytesPerToken(g, kv)) + scratch,
 		PerToken:    perToken,
 	}
 }
