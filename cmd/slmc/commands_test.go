@@ -75,12 +75,9 @@ func checkExample(t *testing.T, c leaf, call string) {
 			t.Errorf("the example uses the unknown flag %s", a)
 		}
 	}
-	positionals := slices.DeleteFunc(strings.Fields(c.ArgsUsage), func(a string) bool { return a != strings.ToUpper(a) || strings.HasPrefix(a, "[") })
-	wanted := len(positionals)
-	if i := strings.Index(c.ArgsUsage, "--"); i >= 0 {
-		wanted = len(strings.Fields(c.ArgsUsage[:i]))
-	}
-	if got := len(args) - end - 1; got != wanted {
+	usage, _, _ := strings.Cut(c.ArgsUsage, "--")
+	wanted := len(slices.DeleteFunc(strings.Fields(usage), func(a string) bool { return strings.HasPrefix(a, "[") }))
+	if got := len(args) - end - 1; got < wanted || got > wanted && !strings.Contains(usage, "...]") {
 		t.Errorf("the example has %d positionals, the command takes %d (%s)", got, wanted, c.ArgsUsage)
 	}
 }
