@@ -124,20 +124,6 @@ func (b *build) calibrate(path string) (err error) {
 	return b.appendReport(f, report)
 }
 
-// firstTokens takes whole sequences until they have n tokens; all for 0.
-func firstTokens(seqs [][]int32, n int) [][]int32 {
-	if n == 0 {
-		return seqs
-	}
-	total := 0
-	for i, s := range seqs {
-		if total += len(s); total >= n {
-			return seqs[:i+1]
-		}
-	}
-	return seqs
-}
-
 // beginnings is firstTokens of sequences cut to n tokens each: windows of text are
 // as long as the context, and each format of each weight is measured on all.
 func beginnings(seqs [][]int32, n int) [][]int32 {

@@ -7,12 +7,10 @@ import (
 	"io"
 	"math"
 
-	"slmc/calibrate"
 	"slmc/convert"
 	"slmc/internal/exec"
 	"slmc/internal/kernel"
 	"slmc/qat"
-	slmrt "slmc/runtime"
 	"slmc/tensor"
 )
 
@@ -108,25 +106,6 @@ func (b *build) train(path, state string) (err error) {
 		return err
 	}
 	return qat.Clean(state)
-}
-
-// examples reads the file of examples as token sequences.
-func (b *build) examples(fields Fields) ([][]int32, error) {
-	rows, err := ReadRows(b.cfg.CalibrateFile, fields)
-	if err != nil {
-		return nil, err
-	}
-	text := b.source.text
-	m := &slmrt.Model{Graph: b.source.Graph(), Tokenizer: text.Tokenizer, Template: text.Template, Special: text.Special, BOS: text.BOS}
-	seqs, cut, err := Sequences(m, rows, b.recipe.Context)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", b.cfg.CalibrateFile, err)
-	}
-	if err := enough(seqs, b.recipe.Context, b.cfg.CalibrateFile); err != nil {
-		return nil, err
-	}
-	b.log.Info("examples", "sequences", len(seqs), "tokens", calibrate.Sequences(seqs).Tokens(), "cut to the context", cut)
-	return seqs, nil
 }
 
 // training reports the progress of a stage that trains.
