@@ -12,25 +12,27 @@ import (
 	"testing"
 	"time"
 
+	"slmc/formats/bundle"
+	"slmc/internal/deferral"
 	"slmc/internal/pipeline"
 	slmrt "slmc/runtime"
 )
 
-// files writes a bundle and a damaged copy, and returns the answer that the Go
-// runtime gives to the question of testdata/app.c.
-func files(t *testing.T) (bundle, broken, answer string) {
+// files writes a bundle, a damaged copy and one with a router, and returns the
+// answer that the Go runtime gives to the question of testdata/app.c.
+func files(t *testing.T) (path, broken, routed, answer string) {
 	t.Helper()
 	dir := t.TempDir()
-	bundle, broken = filepath.Join(dir, "a.slmb"), filepath.Join(dir, "broken.slmb")
+	path, broken = filepath.Join(dir, "a.slmb"), filepath.Join(dir, "broken.slmb")
 	r, err := pipeline.DefaultRecipe("w8", "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = pipeline.Build(context.Background(), pipeline.Config{Source: "../../testdata/assistant-tiny", Output: bundle, Recipe: r, Bare: true}, slog.New(slog.DiscardHandler))
+	_, err = pipeline.Build(context.Background(), pipeline.Config{Source: "../../testdata/assistant-tiny", Output: path, Recipe: r, Bare: true}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
-	data, err := os.ReadFile(bundle)
+	data, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,7 +40,7 @@ func files(t *testing.T) (bundle, broken, answer string) {
 	if err := os.WriteFile(broken, data, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	m, _, err := slmrt.Load(bundle, slmrt.LoadOptions{})
+	m, b, err := slmrt.Load(path, slmrt.LoadOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +58,34 @@ func files(t *testing.T) (bundle, broken, answer string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return bundle, broken, res.Text
+	routed = filepath.Join(dir, "routed.slmb")
+	route(t, m, b, routed)
+	return path, broken, routed, res.Text
+}
+
+// route writes the bundle again with a router whose score is always a half.
+func route(t *testing.T, m *slmrt.Model, b *bundle.Bundle, path string) {
+	t.Helper()
+	curve := deferral.Curve{X: []float32{-9, 9}, Y: []float32{0, 1}}
+	r, err := deferral.New(deferral.Parts{
+		Shape: slmrt.ShapeOf(m), Weights: [32]byte(b.Manifest().Section(bundle.SectionWeights).Root), Strange: deferral.Strange{CDF: curve},
+		Heads: []deferral.Head{{Checkpoint: deferral.Pre, Inputs: []int32{0}, Mean: []float32{0}, Inv: []float32{0},
+			W2: make([]float32, deferral.Outputs), B2: make([]float32, deferral.Outputs), Wrong: curve, Gain: curve}},
+		Table: deferral.Table{Bound: 0.02, Checkpoint: deferral.Pre, Rows: []deferral.Row{{
+			Checkpoint: deferral.Pre, Pre: 0.4, Mid: deferral.Never, Post: deferral.Never, OOD: deferral.Never,
+			DeferralRate: 0.5, EarlyRate: 0.5, Quality: 0.9, LargeQuality: 0.9, Loss: 0.005, Bound: 0.015, Delta: 0.05, N: 1000,
+		}}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := r.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Replace(path, bundle.Data{Name: bundle.SectionRouter, Bytes: text}, bundle.StageReport{Stage: "router", Version: "1", Report: []byte("{}")}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // compile runs a compiler with cgo on, for the Go toolchain too.
@@ -72,7 +101,7 @@ func compile(t *testing.T, env []string, name string, args ...string) {
 // A C program does all that an app would, with the shared library, the archive,
 // and on arm64.
 func TestApp(t *testing.T) {
-	bundle, broken, answer := files(t)
+	path, broken, routed, answer := files(t)
 	for _, c := range []struct {
 		name, mode, library, gcc, arch string
 		run                            []string
@@ -97,7 +126,7 @@ func TestApp(t *testing.T) {
 				filepath.Join(dir, c.library), "-lpthread", "-Wl,-rpath,"+dir)
 			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 			defer cancel()
-			line := append(append([]string{}, c.run...), app, bundle, broken, answer)
+			line := append(append([]string{}, c.run...), app, path, broken, routed, answer)
 			var said bytes.Buffer
 			cmd := exec.CommandContext(ctx, line[0], line[1:]...)
 			cmd.Stdout, cmd.Stderr = &said, &said

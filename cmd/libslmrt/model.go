@@ -219,40 +219,61 @@ type message struct {
 	Content string `json:"content"`
 }
 
-func (m *model) generate(request string, emit func(string) error) (res slmrt.Result, err error) {
+// answer is what a generation gives back.
+type answer struct {
+	slmrt.Result
+	Decision *slmrt.Decision `json:"decision,omitempty"`
+}
+
+func (m *model) generate(request string, emit func(string) error) (a answer, err error) {
 	var q struct {
-		Prompt    string    `json:"prompt"`
-		User      string    `json:"user"`
-		Messages  []message `json:"messages"`
-		MaxTokens int       `json:"max_tokens"`
-		Stop      []string  `json:"stop"`
-		Readings  bool      `json:"readings"`
+		Prompt    string          `json:"prompt"`
+		User      string          `json:"user"`
+		Messages  []message       `json:"messages"`
+		MaxTokens int             `json:"max_tokens"`
+		Stop      []string        `json:"stop"`
+		Readings  bool            `json:"readings"`
+		Handoff   json.RawMessage `json:"handoff"`
 		slmrt.Sampling
 	}
 	if err := decode("request", request, &q); err != nil {
-		return res, err
+		return a, err
 	}
 	if err := q.Sampling.Check(); err != nil {
-		return res, fmt.Errorf("%w: request: %w", errUsage, err)
+		return a, fmt.Errorf("%w: request: %w", errUsage, err)
 	}
 	if q.MaxTokens < 0 {
-		return res, fmt.Errorf("%w: request: max_tokens is %d", errUsage, q.MaxTokens)
+		return a, fmt.Errorf("%w: request: max_tokens is %d", errUsage, q.MaxTokens)
 	}
 	ids, err := m.encode(q.Prompt, q.User, q.Messages)
 	if err != nil {
-		return res, err
+		return a, err
 	}
-	w, err := m.take()
-	if err != nil {
-		return res, err
-	}
-	defer func() { err = errors.Join(err, m.put(w)) }()
-	w.s.Truncate(0)
-	r := slmrt.Request{Prompt: ids, MaxTokens: q.MaxTokens, Stop: q.Stop, Sampling: q.Sampling, Speculate: w.sp}
+	r := slmrt.Request{Prompt: ids, MaxTokens: q.MaxTokens, Stop: q.Stop, Sampling: q.Sampling}
 	if q.Readings {
 		r.OnReading = func(deferral.Reading) bool { return false }
 	}
-	return w.s.Generate(context.Background(), r, emit)
+	if q.Handoff != nil {
+		j, err := m.judge(string(q.Handoff))
+		if err != nil {
+			return a, err
+		}
+		a.Decision = &j.last
+		if j.early() {
+			a.PromptTokens, a.Stop, a.Handoff = len(ids), slmrt.StopHandoff, true
+			return a, nil
+		}
+		r.OnReading = j.read
+	}
+	w, err := m.take()
+	if err != nil {
+		return a, err
+	}
+	defer func() { err = errors.Join(err, m.put(w)) }()
+	w.s.Truncate(0)
+	r.Speculate = w.sp
+	a.Result, err = w.s.Generate(context.Background(), r, emit)
+	return a, err
 }
 
 func (m *model) encode(prompt, user string, messages []message) ([]int32, error) {
@@ -278,38 +299,87 @@ func (m *model) encode(prompt, user string, messages []message) ([]int32, error)
 	return m.m.EncodeChat(chat)
 }
 
-func (m *model) decide(request string) (slmrt.Decision, error) {
+// judge decides about one query.
+type judge struct {
+	policy    slmrt.Policy
+	situation slmrt.Situation
+	given     *deferral.Reading
+	router    bool
+	row       deferral.Row // of the certified table; none without a router
+	rowIndex  int
+	last      slmrt.Decision
+}
+
+// judge reads {"policy", "situation", "reading"} and decides on that.
+func (m *model) judge(request string) (*judge, error) {
 	var q struct {
 		Policy    json.RawMessage   `json:"policy"`
 		Situation slmrt.Situation   `json:"situation"`
 		Reading   *deferral.Reading `json:"reading"`
 	}
 	if err := decode("request", request, &q); err != nil {
-		return slmrt.Decision{}, err
+		return nil, err
 	}
-	p := slmrt.DefaultPolicy()
+	j := &judge{policy: slmrt.DefaultPolicy(), situation: q.Situation}
 	if q.Policy != nil {
 		var err error
-		if p, err = slmrt.ParsePolicy(q.Policy); err != nil {
-			return slmrt.Decision{}, err
+		if j.policy, err = slmrt.ParsePolicy(q.Policy); err != nil {
+			return nil, err
 		}
 	}
-	if q.Reading != nil {
-		r := m.m.Router()
-		if r == nil {
-			return slmrt.Decision{}, fmt.Errorf("%w: a reading, but the bundle has no router", errUsage)
-		}
+	if r := m.m.Router(); r != nil {
 		t := r.Table()
-		row, err := t.Default()
-		if p.Score.Bound > 0 {
-			row, err = t.Pick(t.Checkpoint, p.Score.Bound)
+		var err error
+		if j.row, err = t.Default(); j.policy.Score.Bound > 0 {
+			j.row, err = t.Pick(t.Checkpoint, j.policy.Score.Bound)
 		}
 		if err != nil {
-			return slmrt.Decision{}, err
+			return nil, err
 		}
-		q.Situation.Judgement = slmrt.Judge(slices.Index(t.Rows, row), row, *q.Reading)
+		j.router, j.rowIndex = true, slices.Index(t.Rows, j.row)
+	} else if q.Reading != nil {
+		return nil, fmt.Errorf("%w: a reading, but the bundle has no router", errUsage)
 	}
-	return p.Decide(q.Situation), nil
+	if q.Reading != nil {
+		j.situation.Judgement = slmrt.Judge(j.rowIndex, j.row, *q.Reading)
+	}
+	j.last = j.policy.Decide(j.situation)
+	return j, nil
+}
+
+func away(d slmrt.Decision) bool { return d.Outcome == slmrt.Defer || d.Outcome == slmrt.Abstain }
+
+// early reports whether the query is not answered here, whatever its score:
+// then nothing is computed.
+func (j *judge) early() bool {
+	if d, ok := j.policy.Early(j.situation); ok {
+		j.last = d
+		return away(d)
+	}
+	return !j.router && away(j.last)
+}
+
+// read decides on a reading; true takes the query away.
+func (j *judge) read(x deferral.Reading) bool {
+	h := j.policy.Handoff
+	if x.Checkpoint == deferral.Mid && !h.Mid || x.Checkpoint == deferral.Post && !h.Post {
+		return false
+	}
+	j.situation.Judgement = slmrt.Judge(j.rowIndex, j.row, x)
+	d := j.policy.Decide(j.situation)
+	if j.last.Judgement != nil && j.last.Outcome == slmrt.LocalWithWarning && d.Outcome == slmrt.Local {
+		return false // a later, better score does not take a warning back
+	}
+	j.last = d
+	return away(d)
+}
+
+func (m *model) decide(request string) (slmrt.Decision, error) {
+	j, err := m.judge(request)
+	if err != nil {
+		return slmrt.Decision{}, err
+	}
+	return j.last, nil
 }
 
 func (m *model) describe() (map[string]any, error) {

@@ -54,9 +54,13 @@ slmrt_status slmrt_load(const char *path, const char *options, slmrt_model *mode
  * Generates. request holds one of "user" (a message), "messages" ([{"role":
  * "user", "content": TEXT}, ...]) or "prompt" (raw text), and may hold
  * "max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed",
- * "stop": [TEXT, ...], and "readings": true for the deferral router's readings.
+ * "stop": [TEXT, ...], "readings": true for the deferral router's readings, and
+ * "handoff": the request of slmrt_decide, without a reading. With it the policy is
+ * asked before the first token and at each reading; a query that is to be deferred,
+ * or not answered, ends there with "stop": "handoff", and "decision" says why. Text
+ * may have been given to the callback by then.
  * text may be NULL. result, if not NULL, receives {"text", "prompt_tokens",
- * "tokens", "stop", "readings", "speculation"}.
+ * "tokens", "stop", "handoff", "decision", "readings", "speculation"}.
  */
 slmrt_status slmrt_generate(slmrt_model model, const char *request, slmrt_text text, void *user, char **result);
 

@@ -1,5 +1,7 @@
-/* An app as a test: app BUNDLE BROKEN EXPECTED, where EXPECTED is the answer to
- * "set a timer for nine minutes". Ends with 0, or says what is wrong. */
+/* An app as a test: app BUNDLE BROKEN ROUTED EXPECTED, where EXPECTED is the answer
+ * to "set a timer for nine minutes", and ROUTED has a router whose score is always a
+ * half and whose row defers from 0.4 on, after the prompt. Ends with 0, or says
+ * what is wrong. */
 #include <dirent.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -77,9 +79,9 @@ static int count(const char *folder) {
 }
 
 int main(int argc, char **argv) {
-	CHECK(argc == 4);
+	CHECK(argc == 5);
 	const char *bundle = argv[1], *broken = argv[2];
-	expected = argv[3];
+	expected = argv[4];
 	char *out = NULL;
 	CHECK(slmrt_abi() == SLMRT_ABI);
 	CHECK(strcmp(slmrt_last_error(), "") == 0);
@@ -130,6 +132,29 @@ int main(int argc, char **argv) {
 	CHECK(slmrt_decide(model, "{\"policy\": {\"version\": 1, \"wings\": 2}}", &out) == SLMRT_USAGE && out == NULL);
 	CHECK(slmrt_decide(model, "{\"reading\": {\"checkpoint\": \"pre\"}}", &out) == SLMRT_USAGE);
 	CHECK(slmrt_decide(model, "{}", NULL) == SLMRT_USAGE);
+	/* A policy within a generation: without a router the rules alone decide. */
+	struct heard none_heard = {0};
+	CHECK(slmrt_generate(model, "{\"user\": \"set a timer for nine minutes\", \"handoff\": {}}", hear, &none_heard, &out) == SLMRT_OK);
+	CHECK(none_heard.calls == 0 && strstr(out, "\"stop\":\"handoff\"") != NULL && strstr(out, "\"outcome\":\"DEFER\",\"reason\":\"unscored\"") != NULL);
+	slmrt_free_text(out);
+	struct heard kept = {0};
+	CHECK(slmrt_generate(model, "{\"user\": \"set a timer for nine minutes\", \"handoff\": {\"situation\": {\"device\": {\"offline\": true}}}}", hear, &kept, &out) == SLMRT_OK);
+	CHECK(strcmp(kept.text, expected) == 0 && strstr(out, "\"outcome\":\"LOCAL_WITH_WARNING\"") != NULL);
+	slmrt_free_text(out);
+	slmrt_model routed;
+	CHECK(slmrt_load(argv[3], NULL, &routed) == SLMRT_OK);
+	CHECK(slmrt_generate(routed, "{\"user\": \"set a timer for nine minutes\", \"readings\": true}", NULL, NULL, &out) == SLMRT_OK);
+	CHECK(strstr(out, "\"stop\":\"eos\"") != NULL && strstr(out, "\"checkpoint\":\"pre\"") != NULL);
+	slmrt_free_text(out);
+	CHECK(slmrt_generate(routed, "{\"user\": \"set a timer for nine minutes\", \"handoff\": {}}", NULL, NULL, &out) == SLMRT_OK);
+	CHECK(strstr(out, "\"stop\":\"handoff\"") != NULL && strstr(out, "\"outcome\":\"DEFER\",\"reason\":\"score\"") != NULL && strstr(out, "\"tokens\":0") != NULL);
+	slmrt_free_text(out);
+	CHECK(slmrt_generate(routed, "{\"user\": \"set a timer for nine minutes\", \"handoff\": {\"policy\": {\"version\": 1, \"privacy\": {\"may_leave\": []}}}}", NULL, NULL, &out) == SLMRT_OK);
+	CHECK(strstr(out, "\"stop\":\"eos\"") != NULL && strstr(out, "\"outcome\":\"LOCAL_WITH_WARNING\",\"reason\":\"privacy\"") != NULL);
+	slmrt_free_text(out);
+	CHECK(slmrt_decide(routed, "{\"reading\": {\"checkpoint\": \"pre\", \"score\": 0.1}}", &out) == SLMRT_OK && strstr(out, "\"LOCAL\"") != NULL);
+	slmrt_free_text(out);
+	CHECK(slmrt_free(routed) == SLMRT_OK);
 	CHECK(slmrt_describe(model, &out) == SLMRT_OK && strstr(out, "\"architecture\":\"llama\"") != NULL);
 	slmrt_free_text(out);
 
