@@ -124,7 +124,7 @@ func LogitRows(batch, vocab int) int { return min(batch, max(1, 1<<20/vocab)) }
 
 // ProcessBytes is about what a process takes beside what Memory counts: the
 // code that runs, Go's own memory, manifest and tokenizer (bench/speed.md).
-const ProcessBytes = 8 << 20
+const ProcessBytes = 5 << 20
 
 // Session is one sequence: its cache and its place in it. It is not safe for
 // concurrent use.

@@ -70,15 +70,16 @@ func (i isa) matQ(name string, f *format, dst []float32, ld int, w []byte, x *Ac
 	blocks := (x.T + i.slots() - 1) / i.slots()
 	// Two sizes, because the buffer is cleared on each call and a decode step
 	// of a small matrix takes less time than clearing the large one.
-	switch need := n * blocks; {
-	case need <= 64:
+	// What does not fit takes several passes over the panels, in the cache.
+	switch {
+	case n*blocks <= 64:
 		var meta [64 * subMeta]uint32
 		i.panels(f, meta[:], dst, ld, w, x, group, p0, p1)
-	case need <= 512:
+	case n <= 512:
 		var meta [512 * subMeta]uint32
 		i.panels(f, meta[:], dst, ld, w, x, group, p0, p1)
 	default:
-		i.panels(f, make([]uint32, max(512, n)*subMeta), dst, ld, w, x, group, p0, p1)
+		i.panels(f, make([]uint32, n*subMeta), dst, ld, w, x, group, p0, p1)
 	}
 }
 
