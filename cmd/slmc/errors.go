@@ -7,6 +7,7 @@ import (
 
 	"slmc/formats"
 	"slmc/internal/audit"
+	"slmc/internal/deferral"
 	"slmc/internal/eval"
 	"slmc/internal/exec"
 	"slmc/internal/phone"
@@ -45,6 +46,7 @@ var exitCodes = []struct {
 	{formats.ErrVersion, exitVersion},
 	{slmrt.ErrMemory, exitMemory},
 	{pipeline.ErrGate, exitQuality},
+	{deferral.ErrInfeasible, exitQuality},
 	{formats.ErrCorrupt, exitIntegrity},
 	{quant.ErrNotFinite, exitIntegrity},
 	{exec.ErrNotFinite, exitIntegrity},
