@@ -81,11 +81,11 @@ func TestSplitKeepsQueriesApart(t *testing.T) {
 	s := DefaultSplit()
 	count := map[Part]int{}
 	for i := range 10000 {
-		id := QueryID(fmt.Sprint(i))
-		if s.Part(id) != s.Part(id) {
-			t.Fatal("a query is in two parts")
+		part := s.Part(QueryID(fmt.Sprint(i)))
+		if again := s.Part(QueryID(fmt.Sprint(i))); again != part {
+			t.Fatalf("query %d is in parts %v and %v", i, part, again)
 		}
-		count[s.Part(id)]++
+		count[part]++
 	}
 	near(t, "train", float64(count[Train]), 5000, 200)
 	near(t, "calibrate", float64(count[Calibrate]), 4000, 200)
@@ -157,7 +157,7 @@ func TestEndpointGivesUp(t *testing.T) {
 		"a client's mistake": {func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(401) }, 1},
 		"always busy":        {func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(500) }, 4},
 		"no message":         {func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, `{"choices":[]}`) }, 1},
-		"another host":       {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://127.0.0.2:1/x", 307) }, 4},
+		"another host":       {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://127.0.0.2:1/x", http.StatusTemporaryRedirect) }, 4},
 		"too slow": {func(w http.ResponseWriter, r *http.Request) {
 			select {
 			case <-r.Context().Done():
