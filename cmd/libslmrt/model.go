@@ -303,7 +303,6 @@ func (m *model) encode(prompt, user string, messages []message) ([]int32, error)
 type judge struct {
 	policy    slmrt.Policy
 	situation slmrt.Situation
-	given     *deferral.Reading
 	router    bool
 	row       deferral.Row // of the certified table; none without a router
 	rowIndex  int
