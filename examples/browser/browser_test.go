@@ -102,8 +102,14 @@ func TestChromium(t *testing.T) {
 	open := func(bundle string) result {
 		ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 		defer cancel()
+		// Not t.TempDir: Chromium's children may write on for a moment when it is gone.
+		profile, err := os.MkdirTemp("", "slmc-browser-")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer os.RemoveAll(profile)
 		cmd := exec.CommandContext(ctx, chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-			"--user-data-dir="+t.TempDir(), "--remote-debugging-port=0", server.URL+"/?bundle=/"+bundle+"&report=/result")
+			"--user-data-dir="+profile, "--remote-debugging-port=0", server.URL+"/?bundle=/"+bundle+"&report=/result")
 		var said bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &said, &said
 		cmd.WaitDelay = 10 * time.Second
