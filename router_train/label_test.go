@@ -157,7 +157,9 @@ func TestEndpointGivesUp(t *testing.T) {
 		"a client's mistake": {func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(401) }, 1},
 		"always busy":        {func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(500) }, 4},
 		"no message":         {func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, `{"choices":[]}`) }, 1},
-		"another host":       {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://127.0.0.2:1/x", http.StatusTemporaryRedirect) }, 4},
+		"another host": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://127.0.0.2:1/x", http.StatusTemporaryRedirect)
+		}, 4},
 		"too slow": {func(w http.ResponseWriter, r *http.Request) {
 			select {
 			case <-r.Context().Done():
