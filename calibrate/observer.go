@@ -14,7 +14,7 @@ type observer struct {
 	exec.Ops
 	g    *model.Graph
 	sums map[string]*accumulator // by label; labels that are not there are not wanted
-	last *tensor.Mat             // counted already, and kept so that its address is not used again
+	last string                  // the label counted already in this block; matrices are used again, so their addresses say nothing
 	// expect: this is the float model, whose inputs the quantized one is to be
 	// compared with.
 	expect   bool
@@ -44,7 +44,7 @@ func newObserver(ops exec.Ops, g *model.Graph, blocks []int, sums map[string]*ac
 
 // Begin implements exec.Ops.
 func (o *observer) Begin(block int, x *tensor.Mat) *tensor.Mat {
-	o.block, o.done = block, o.done && block >= 0
+	o.block, o.done, o.last = block, o.done && block >= 0, ""
 	o.residual = o.Ops.Begin(block, x)
 	return o.residual
 }
@@ -52,13 +52,13 @@ func (o *observer) Begin(block int, x *tensor.Mat) *tensor.Mat {
 // Linear implements exec.Ops.
 func (o *observer) Linear(x *tensor.Mat, l model.Linear) *tensor.Mat {
 	w := o.g.Weights[l.W]
-	if a := o.sums[w.Input]; a != nil && x != o.last && !o.done {
+	if a := o.sums[w.Input]; a != nil && w.Input != o.last && !o.done {
 		if o.expect {
 			a.expect(x, o.residual)
 		} else {
 			a.add(x, o.residual)
 		}
-		o.last = x
+		o.last = w.Input
 		o.done = o.block == o.lastBlock && w.Input == o.lastLabel
 	}
 	if o.done {
