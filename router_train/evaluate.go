@@ -7,9 +7,14 @@ import (
 	"slmc/internal/deferral"
 )
 
-// Deferral is what `slmc eval --large` says of a router on labelled queries, at
-// the bundle's default row.
+// Deferral is what a router does on labelled queries, at the bundle's default row.
 type Deferral struct {
+	Figures
+	More Details `json:"details"`
+}
+
+// Figures are the ones that `slmc eval --large` promises.
+type Figures struct {
 	AUROCPre  float64 `json:"auroc_pre"`
 	AUROCMid  float64 `json:"auroc_mid"`
 	AUROCPost float64 `json:"auroc_post"`
@@ -24,11 +29,9 @@ type Deferral struct {
 	// 1-delta exceeds the bound.
 	BoundViolated bool    `json:"bound_violated"`
 	ECE           float64 `json:"ece"` // of P(wrong) at post
-
-	More Details `json:"details"`
 }
 
-// Details are figures beside those that the command promises.
+// Details are figures beside those.
 type Details struct {
 	N             int                `json:"n"`
 	SmallQuality  float64            `json:"small_quality"`
@@ -79,7 +82,7 @@ func EvaluateWith(rows []Scored, signals []Signals, t *deferral.Table) (d Deferr
 	}
 	v := newVectors(rows)
 	got := Measure(row, rows)
-	d = Deferral{
+	d.Figures = Figures{
 		AUROCPre: clean(AUROC(v.at(deferral.Pre), v.wrong)), AUROCMid: clean(AUROC(v.at(deferral.Mid), v.wrong)),
 		AUROCPost: clean(AUROC(v.at(deferral.Post), v.wrong)),
 		GapClosed: clean(GapClosed(v.score(row.Checkpoint), v.small, v.large)),

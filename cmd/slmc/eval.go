@@ -198,8 +198,9 @@ func evalDeferral(c *cli.Context, m *slmrt.Model, rows []pipeline.Row, o slmrt.O
 	if c.Bool("json") {
 		err = printJSON(c, struct {
 			pipeline.Task
-			Deferral *routertrain.Deferral `json:"deferral"`
-		}{t, d})
+			Deferral routertrain.Figures `json:"deferral"`
+			Details  routertrain.Details `json:"deferral_details"`
+		}{t, d.Figures, d.More})
 	} else if err = printTask(c, t); err == nil {
 		err = printf(c, "router: AUROC of a wrong answer %.4f before, %.4f during, %.4f after it, token entropy %.4f; calibration error %.4f\n"+
 			"at the default row (bound %g, delta %g): %.1f %% deferred, quality %.2f %%, large alone %.2f %%, loss %.4f, violated %v; gap closed %.3f\n",
