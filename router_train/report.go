@@ -11,6 +11,7 @@ type Report struct {
 	Config     Config       `json:"config"`
 	Labels     string       `json:"labels"` // digest of the label file
 	Queries    map[Part]int `json:"queries"`
+	Known      int          `json:"queries_among_examples,omitempty"`
 	Classes    int          `json:"classes"` // of the second opinion; 0: none
 	Parameters int          `json:"parameters"`
 	MACs       int          `json:"macs"` // of a pre and a post reading together

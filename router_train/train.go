@@ -108,6 +108,7 @@ type trainer struct {
 	views   []deferral.View   // of each query, by an opinion that has not seen it
 	opinion *deferral.Opinion // that ships
 	targets []targets
+	known   int // queries that were among the pairs
 }
 
 func (t *trainer) run() (*Trained, error) {
@@ -134,7 +135,7 @@ func (t *trainer) run() (*Trained, error) {
 	}
 	t.log.Info("second opinion", "seconds", int(time.Since(begin).Seconds()), "classes", t.classes())
 	p := deferral.Parts{Shape: t.shape, Weights: t.d.Weights, Opinion: t.opinion, Strange: t.strange()}
-	report := Report{Config: t.c, Labels: t.d.Labels.Digest.String(), Queries: count, Classes: t.classes()}
+	report := Report{Config: t.c, Labels: t.d.Labels.Digest.String(), Queries: count, Known: t.known, Classes: t.classes()}
 	for _, at := range deferral.Checkpoints() {
 		h, r, err := t.checkpoint(at)
 		if err != nil {
@@ -223,8 +224,20 @@ func (t *trainer) look(i int, o *deferral.Opinion) {
 	t.views[i].See(o, t.f, e.Prompt, &e.First)
 }
 
-// pairs encodes the pairs from elsewhere.
+// pairs encodes the pairs from elsewhere. Those of labelled queries are left out:
+// an opinion that has seen a query's answer is surer of it than of others, and
+// the certificate would be of queries that it knows.
 func (t *trainer) pairs() ([]lesson, error) {
+	labelled := map[string]bool{}
+	for i := range t.d.Labels.Rows {
+		labelled[t.d.Labels.Rows[i].ID] = true
+	}
+	all := len(t.d.Pairs)
+	t.d.Pairs = slices.DeleteFunc(slices.Clone(t.d.Pairs), func(p Pair) bool { return labelled[QueryID(p.Prompt)] })
+	if t.known = all - len(t.d.Pairs); t.known > 0 {
+		t.log.Warn("queries of the router are among the examples: if the model was trained on those, it answers them better than new ones, and the certificate holds for such queries alone",
+			"queries", t.known)
+	}
 	out := make([]lesson, len(t.d.Pairs))
 	err := parallel(t.threads, len(out), nil, func() (func(int) error, func(), error) {
 		return func(i int) (err error) {

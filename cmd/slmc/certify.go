@@ -22,11 +22,13 @@ func certifyCommand() *cli.Command {
 		Usage: "certify a bundle's router anew: for another bound, or on fresh queries",
 		Description: "Without retraining: the thresholds to choose from stay those that training fixed. Labels that the\n" +
 			"router was trained on are recognized by their digest, and only the part that was set aside for\n" +
-			"certifying is used; of any other label file, all queries. --resplits says how often the bound\n" +
-			"fails when the queries are divided anew.",
+			"certifying is used. Of any other label file, queries that would have fallen into the part to train\n" +
+			"are left out, since it may hold the same ones; --fresh takes all. --resplits says how often the\n" +
+			"bound fails when the queries are divided anew.",
 		Flags: join([]cli.Flag{
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "write the bundle with the new table to `FILE.slmb`; without it, only show the table"},
 			&cli.StringFlag{Name: "queries", Usage: "take the texts that a redacted label file lacks from `FILE`"},
+			&cli.BoolFlag{Name: "fresh", Usage: "take all queries: the router was trained on none of them"},
 			&cli.IntFlag{Name: "resplits", Usage: "divide the queries `N` times into a part to certify on and a part to test on"},
 			seedFlag(), jsonFlag(),
 		}, certifyFlags(), fieldFlags(), computeFlags()),
@@ -64,7 +66,7 @@ func runCertify(c *cli.Context) (err error) {
 	}
 	set, finish := progress(c, "certify", int64(len(in.Labels.Rows)), "rows")
 	in.Progress = func(done int) { set(int64(done)) }
-	done, err := pipeline.Recertify(c.Context, in, report, c.Int("resplits"), c.Uint64("seed"))
+	done, err := pipeline.Recertify(c.Context, in, report, c.Bool("fresh"), c.Int("resplits"), c.Uint64("seed"))
 	finish()
 	if err != nil {
 		return err

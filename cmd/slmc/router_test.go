@@ -6,8 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -124,6 +127,12 @@ func TestBuildWithRouter(t *testing.T) {
 	if a, b := section(at("one.slmb")), section(at("by-hand.slmb")); len(a) == 0 || !bytes.Equal(a, b) {
 		t.Errorf("build's router has %d bytes, train-router's %d: want the same", len(a), len(b))
 	}
+	// Examples that are queries of the router teach nothing: the certificate would be
+	// of queries that the second opinion knows.
+	_, warned := slmcRun(t, 0, append([]string{"train-router", at("plain.slmb"), at("labels.jsonl"), "-o", at("known.slmb"), "--examples", queries}, common...)...)
+	if !bytes.Equal(section(at("known.slmb")), section(at("by-hand.slmb"))) || !strings.Contains(warned, "among the examples") {
+		t.Errorf("the second opinion was taught the answers that it is certified on, or nothing says that it was not: %s", warned)
+	}
 	page, err := os.ReadFile(at("report.html"))
 	if err != nil || !bytes.Contains(page, []byte("<svg")) || bytes.Contains(page, []byte("<script")) || bytes.Contains(page, []byte("http-equiv=\"refresh")) {
 		t.Errorf("the report is no page of its own: %v", err)
@@ -135,6 +144,8 @@ func TestBuildWithRouter(t *testing.T) {
 	// The router belongs to these weights.
 	slmcRun(t, 0, "build", tinySource, "-o", at("w4.slmb"), "--weights", "w4", "--cache", at("cache"))
 	slmcRun(t, 4, "train-router", at("w4.slmb"), at("labels.jsonl"), "-o", at("no.slmb"))
+	slmcRun(t, 0, "label", at("w4.slmb"), queries, "--large", answers, "-o", at("w4.jsonl"))
+	slmcRun(t, 4, "certify", at("by-hand.slmb"), at("w4.jsonl"))
 }
 
 // The keys that eval promises, and readings like those that training saw.
@@ -143,14 +154,14 @@ func checkEval(t *testing.T, path, queries, answers string) {
 	var got struct {
 		ExactMatch float64 `json:"exact_match"`
 		Deferral   map[string]any
+		Details    map[string]any `json:"deferral_details"`
 	}
 	if err := json.Unmarshal([]byte(out), &got); err != nil {
 		t.Fatal(err)
 	}
-	for _, k := range []string{"auroc_pre", "auroc_mid", "auroc_post", "auroc_entropy", "gap_closed", "deferral_rate", "quality", "bound", "delta", "bound_violated", "ece"} {
-		if _, ok := got.Deferral[k]; !ok {
-			t.Errorf("deferral has no %q", k)
-		}
+	want := []string{"auroc_entropy", "auroc_mid", "auroc_post", "auroc_pre", "bound", "bound_violated", "deferral_rate", "delta", "ece", "gap_closed", "quality"}
+	if keys := slices.Sorted(maps.Keys(got.Deferral)); !slices.Equal(keys, want) || len(got.Details) == 0 {
+		t.Errorf("deferral has the keys %q, want %q; %d details", keys, want, len(got.Details))
 	}
 	if got.Deferral["bound"] != 0.3 || got.Deferral["delta"] != 0.05 {
 		t.Errorf("bound %v, delta %v", got.Deferral["bound"], got.Deferral["delta"])
@@ -180,6 +191,28 @@ func checkCertify(t *testing.T, at func(string) string, queries string) {
 		t.Errorf("certified on %d of %d queries: training has seen some of them", got.Queries, len(labels.Rows))
 	}
 	checkRuntimeReadsAsTraining(t, m, labels)
+
+	// The same queries labelled again are another file: those that training may have
+	// seen stay out of the certificate, unless somebody vouches for them.
+	slmcRun(t, 2, "certify", at("by-hand.slmb"), at("labels.jsonl"), "--fresh")
+	slmcRun(t, 0, "label", at("by-hand.slmb"), queries, "--large", filepath.Join(filepath.Dir(queries), "answers.jsonl"), "-o", at("relabelled.jsonl"))
+	certified := func(args ...string) int {
+		out, _ := slmcRun(t, 0, append([]string{"certify", at("by-hand.slmb"), at("relabelled.jsonl"), "--bound", "0.4", "--json"}, args...)...)
+		var got pipeline.CertifyResult
+		if err := json.Unmarshal([]byte(out), &got); err != nil {
+			t.Fatal(err)
+		}
+		return got.Queries
+	}
+	safe := 0
+	for _, l := range labels.Rows {
+		if routertrain.DefaultSplit().Part(l.ID) != routertrain.Train {
+			safe++
+		}
+	}
+	if n, all := certified(), certified("--fresh"); n != safe || all != len(labels.Rows) {
+		t.Errorf("labelled again, %d queries are certified on, %d with --fresh; want %d and %d", n, all, safe, len(labels.Rows))
+	}
 }
 
 // What the runtime says along a generation is what training computed.
@@ -226,12 +259,15 @@ func TestInfeasibleBoundIsRefused(t *testing.T) {
 	queries, answers := routerQueries(t, dir)
 	out := filepath.Join(dir, "no.slmb")
 	_, errs := slmcRun(t, 5, "build", tinySource, "-o", out, "--router", queries, "--large", answers, "--cache", filepath.Join(dir, "cache"), "--bound", "0.0001")
-	if !strings.Contains(errs, "nearest feasible bound is") {
-		t.Errorf("message %q", errs)
+	nearest := regexp.MustCompile(`nearest feasible bound is ([0-9.e-]+)`).FindStringSubmatch(errs)
+	if nearest == nil {
+		t.Fatalf("message %q", errs)
 	}
 	if _, err := os.Stat(out); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a refused bundle is there: %v", err)
 	}
+	// What it names can be had.
+	slmcRun(t, 0, "build", tinySource, "-o", filepath.Join(dir, "yes.slmb"), "--router", queries, "--large", answers, "--cache", filepath.Join(dir, "cache"), "--bound", nearest[1])
 	slmcRun(t, 2, "build", tinySource, "-o", out, "--router", queries)
 	slmcRun(t, 2, "build", tinySource, "-o", out, "--router", queries, "--large", answers, "--decide", string(deferral.Mid), "--cache", filepath.Join(dir, "cache"))
 	slmcRun(t, 2, "eval", tinySource, "--task", queries, "--large", answers)

@@ -84,7 +84,7 @@ func (e *Infeasible) Error() string {
 	if e.Nearest == nil {
 		return fmt.Sprintf("%v of %.4g: the table has no row for checkpoint %q", ErrInfeasible, e.Want, e.Checkpoint)
 	}
-	return fmt.Sprintf("%v of %.4g at checkpoint %q: even deferring %.1f %% leaves an upper limit of %.4g at delta %.3g from %d queries; the nearest feasible bound is %.4g",
+	return fmt.Sprintf("%v of %.4g at checkpoint %q: even deferring %.1f %% leaves an upper limit of %.4g at delta %.3g from %d queries; the nearest feasible bound is %g",
 		ErrInfeasible, e.Want, e.Checkpoint, 100*e.Nearest.DeferralRate, e.Nearest.Bound, e.Nearest.Delta, e.Nearest.N, e.Nearest.Bound)
 }
 

@@ -24,8 +24,14 @@ type Certified struct {
 	Result CertifyResult
 }
 
-// Recertify makes a new table for the router of a bundle.
-func Recertify(ctx context.Context, in RouterInput, report *routertrain.Report, resplits int, seed uint64) (*Certified, error) {
+// Recertify makes a new table for the router of a bundle: on the calibration part
+// of the labels that it was trained on; of other labels, on all that are fresh, and
+// else on those that its split can't have trained on, as a query is known by
+// its text alone and the same query may have been labelled again.
+func Recertify(ctx context.Context, in RouterInput, report *routertrain.Report, fresh bool, resplits int, seed uint64) (*Certified, error) {
+	if err := in.checkWeights(); err != nil {
+		return nil, err
+	}
 	m, err := slmrt.FromBundle(in.Bundle)
 	if err != nil {
 		return nil, err
@@ -35,23 +41,35 @@ func Recertify(ctx context.Context, in RouterInput, report *routertrain.Report, 
 		return nil, fmt.Errorf("%w: %s has no router", ErrUsage, in.Bundle.Name())
 	}
 	own := in.Labels.Digest.String() == report.Labels
-	if own {
-		rows := in.Labels.Rows
-		in.Labels.Rows = nil
-		for _, row := range rows {
-			if report.Config.Split.Part(row.ID) == routertrain.Calibrate {
-				in.Labels.Rows = append(in.Labels.Rows, row)
+	if own && fresh {
+		return nil, fmt.Errorf("%w: the labels are not fresh: the router of %s was trained on them", ErrUsage, in.Bundle.Name())
+	}
+	if !fresh {
+		labels := *in.Labels
+		labels.Rows = nil
+		for _, row := range in.Labels.Rows {
+			if part := report.Config.Split.Part(row.ID); part == routertrain.Calibrate || !own && part == routertrain.Test {
+				labels.Rows = append(labels.Rows, row)
 			}
 		}
+		in.Labels = &labels
+	}
+	if len(in.Labels.Rows) == 0 {
+		return nil, fmt.Errorf("%w: no labelled query that the router can't have been trained on", ErrUsage)
 	}
 	scored, _, err := ScoreLabels(ctx, m, in)
 	if err != nil {
 		return nil, err
 	}
 	p := r.Parts()
-	name := fmt.Sprintf("all of labels %.16s", in.Labels.Digest)
-	if own {
+	name := fmt.Sprintf("labels %.16s", in.Labels.Digest)
+	switch {
+	case own:
 		name = p.Table.Split
+	case fresh:
+		name += ", all"
+	default:
+		name += fmt.Sprintf(", without the part to train of seed %d, train %g", report.Config.Split.Seed, report.Config.Split.Train)
 	}
 	p.Table = routertrain.Recertify(in.Config.Certify, &p.Table, scored, name)
 	out := &Certified{Report: *report, Result: CertifyResult{Queries: len(scored), Delta: in.Config.Certify.Delta}}

@@ -21,7 +21,7 @@ import (
 // Versions of the stages of this file.
 const (
 	labelVersion  = 1
-	routerVersion = 1
+	routerVersion = 2
 )
 
 // Routing is the part of a recipe that says how a deferral router is made.
@@ -99,12 +99,21 @@ type RouterInput struct {
 	Progress func(done int)
 }
 
-// TrainRouter trains a router for a bundle on its labels.
-func TrainRouter(ctx context.Context, in RouterInput, log *slog.Logger) (*routertrain.Trained, error) {
+// checkWeights refuses the answers of another model. Ready-made labels don't say
+// whose they are.
+func (in RouterInput) checkWeights() error {
 	root := weightsRoot(in.Bundle)
 	if h := in.Labels.Header; h.Version != 0 && h.Weights != root {
-		return nil, &formats.Error{File: in.Bundle.Name(), Offset: -1, Kind: formats.ErrCorrupt, Err: routertrain.ErrMismatch,
+		return &formats.Error{File: in.Bundle.Name(), Offset: -1, Kind: formats.ErrCorrupt, Err: routertrain.ErrMismatch,
 			Msg: fmt.Sprintf("the labels were made with weights %s, the bundle holds %s; label with this bundle", h.Weights, root)}
+	}
+	return nil
+}
+
+// TrainRouter trains a router for a bundle on its labels.
+func TrainRouter(ctx context.Context, in RouterInput, log *slog.Logger) (*routertrain.Trained, error) {
+	if err := in.checkWeights(); err != nil {
+		return nil, err
 	}
 	m, err := slmrt.FromBundle(in.Bundle)
 	if err != nil {
@@ -118,7 +127,7 @@ func TrainRouter(ctx context.Context, in RouterInput, log *slog.Logger) (*router
 	if err != nil {
 		return nil, err
 	}
-	return routertrain.Fit(ctx, routertrain.Data{Model: m, Weights: root, Labels: in.Labels, Examples: examples, Pairs: in.Pairs}, in.Config, threadsOr(in.Threads), log)
+	return routertrain.Fit(ctx, routertrain.Data{Model: m, Weights: weightsRoot(in.Bundle), Labels: in.Labels, Examples: examples, Pairs: in.Pairs}, in.Config, threadsOr(in.Threads), log)
 }
 
 func threadsOr(n int) int {
