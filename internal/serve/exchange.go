@@ -148,14 +148,22 @@ func (x *exchange) handOff(ctx context.Context, a *attempt) error {
 	if err != nil {
 		var unable *unableError
 		if errors.As(err, &unable) {
-			return f // neither model could: the large one's failure is the news
+			return x.neither(f)
 		}
 		return err
 	}
 	if x.entry.Outcome == slmrt.Abstain && x.sit.Unable {
-		return f
+		return x.neither(f)
 	}
 	return x.act(ctx, b)
+}
+
+// neither ends a query that no model could answer: the large one's failure is the
+// news.
+func (x *exchange) neither(f *Failure) error {
+	x.decided(slmrt.Decision{Outcome: slmrt.Abstain, Reason: slmrt.ReasonUpstream})
+	x.entry.Served = ""
+	return f
 }
 
 // resume goes on here from text that the client has already.

@@ -120,8 +120,11 @@ func parseQuery(endpoint string, r io.Reader) (*query, error) {
 		return nil, err
 	}
 	q := &query{endpoint: endpoint}
-	if err := json.Unmarshal(data, &q.raw); err != nil || q.raw == nil {
-		return nil, bad("", "the body is not a JSON object: %v", err)
+	var syntax *json.SyntaxError
+	if err := json.Unmarshal(data, &q.raw); errors.As(err, &syntax) {
+		return nil, bad("", "the body is not JSON: at byte %d: %v", syntax.Offset, err)
+	} else if err != nil || q.raw == nil {
+		return nil, bad("", "the body is not a JSON object")
 	}
 	var f fields
 	if err := json.Unmarshal(data, &f); err != nil {

@@ -340,3 +340,36 @@ func TestAudits(t *testing.T) {
 		}
 	}
 }
+
+// A query that neither model takes is no answer of this one, and the log says so.
+func TestNeitherModelCould(t *testing.T) {
+	noneLeft(t)
+	far := startFaulty(t, func(_ int, c net.Conn, _ *http.Request) { fmt.Fprint(c, jsonAnswer("400 Bad Request", "{}")) })
+	m := routed(t, model(t), deferral.Row{Pre: never, Mid: never, Post: never, OOD: never})
+	r := start(t, m, func(c *serve.Config) { c.Upstream = upstream(t, far.url, nil) })
+	tools := []any{map[string]any{"type": "function", "function": map[string]any{"name": "f"}}}
+	a := ask(t, r, chatPath, chat("auto", timer, "tools", tools))
+	if a.status != 400 || a.errors != "refused" || a.slmc.Outcome != "ABSTAIN" || a.slmc.Reason != "upstream" || a.slmc.Served != "" {
+		t.Errorf("%+v", a)
+	}
+	r.stop()
+	if e := logged(t, r); len(e) != 1 || e[0].Outcome != slmrt.Abstain || e[0].Reason != slmrt.ReasonUpstream || e[0].Served != "" {
+		t.Errorf("log: %+v", e)
+	}
+}
+
+// A body that is no object is told so, in words of this API.
+func TestBodyIsNoObject(t *testing.T) {
+	r := start(t, model(t), nil)
+	for body, want := range map[string]string{
+		"null": "the body is not a JSON object", "[]": "the body is not a JSON object", "{bad": "the body is not JSON: at byte 2", "{} x": "the body is not JSON: at byte 4",
+	} {
+		resp, err := http.Post(r.url+chatPath, "application/json", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a := readAnswer(t, resp); a.status != 400 || !strings.Contains(a.body, `"message":"`+want) {
+			t.Errorf("%s: %s", body, a.body)
+		}
+	}
+}
