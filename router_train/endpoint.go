@@ -79,12 +79,12 @@ func NewEndpoint(c EndpointConfig) (*Endpoint, error) {
 	default:
 		u.Path = path + "/v1/chat/completions"
 	}
-	host := u.Host
+	scheme, host := u.Scheme, u.Host
 	client := &http.Client{
 		Timeout: c.Timeout,
 		CheckRedirect: func(r *http.Request, via []*http.Request) error {
-			if r.URL.Host != host || len(via) > 3 {
-				return fmt.Errorf("redirect to %s is not followed", r.URL.Host)
+			if r.URL.Scheme != scheme || r.URL.Host != host || len(via) > 3 { // net/http sends the key along, in the clear too
+				return fmt.Errorf("redirect to %s://%s is not followed", r.URL.Scheme, r.URL.Host)
 			}
 			return nil
 		},

@@ -181,6 +181,23 @@ func TestEndpointGivesUp(t *testing.T) {
 	}
 }
 
+// A redirection of the same host to an unencrypted connection would show the key to
+// all between.
+func TestEndpointStaysEncrypted(t *testing.T) {
+	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, "http://"+r.Host+"/x", http.StatusTemporaryRedirect)
+	}))
+	defer s.Close()
+	e, err := NewEndpoint(EndpointConfig{URL: s.URL, Key: "secret", Attempts: 1, MaxTokens: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.client.Transport = s.Client().Transport
+	if _, err := e.Answer(t.Context(), "q", 0); err == nil || !strings.Contains(err.Error(), "is not followed") {
+		t.Errorf("a redirection from https to http: %v", err)
+	}
+}
+
 func TestEndpointKeepsTheRate(t *testing.T) {
 	e := endpoint(t, EndpointConfig{PerSecond: 50}, func(w http.ResponseWriter, r *http.Request) { reply(w, "x") })
 	begin := time.Now()

@@ -186,11 +186,14 @@ func printLabels(c *cli.Context, usage func() *routertrain.Usage) error {
 	large := 0.0
 	for i := range l.Rows {
 		r := &l.Rows[i]
-		out.Small += r.Small.Score / float64(len(l.Rows))
-		out.Gain += r.Gain() / float64(len(l.Rows))
+		out.Small += r.Small.Score
+		out.Gain += r.Gain()
 		if r.Large != nil {
-			large += r.Large.Score / float64(len(l.Rows))
+			large += r.Large.Score
 		}
+	}
+	for _, x := range []*float64{&out.Small, &out.Gain, &large} {
+		*x /= float64(max(1, len(l.Rows)))
 	}
 	if l.Large() {
 		out.Large = &large
