@@ -2,8 +2,11 @@ package pipeline
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -53,16 +56,49 @@ func isAnswers(from string) bool {
 	return err == nil && st.Mode().IsRegular() && filepath.Ext(from) == ".jsonl"
 }
 
-// identity names a large model in cache keys: what answers the same has the
-// same one.
+// identity names a large model in cache keys and in the bundle's recipe: what
+// answers the same has the same one. A folder is its files, whatever its name; of
+// an address nothing is kept that may be a key.
 func (l Large) identity(ctx context.Context) (string, error) {
 	if isURL(l.From) {
-		return l.From + " " + l.Endpoint.Model, nil
+		c := l.Endpoint
+		c.URL = l.From
+		if _, err := routertrain.NewEndpoint(c); err != nil {
+			return "", fmt.Errorf("%w: %w", ErrUsage, err)
+		}
+		u, err := url.Parse(l.From)
+		if err != nil {
+			return "", err
+		}
+		return u.Scheme + "://" + u.Host + u.EscapedPath() + " " + l.Endpoint.Model, nil
 	}
-	if st, err := os.Stat(l.From); err == nil && st.Mode().IsRegular() {
+	st, err := os.Stat(l.From)
+	if ext := filepath.Ext(l.From); errors.Is(err, os.ErrNotExist) && ext != ".slmb" && ext != ".jsonl" {
+		return l.From, nil // it may be a model's name in Hugging Face's cache
+	}
+	if err != nil {
+		return "", err
+	}
+	if !st.IsDir() {
 		return fileDigest(ctx, l.From)
 	}
-	return filepath.Base(l.From), nil
+	files, err := os.ReadDir(l.From) // in the order of their names
+	if err != nil {
+		return "", err
+	}
+	h := sha256.New()
+	for _, f := range files {
+		path := filepath.Join(l.From, f.Name())
+		if st, err := os.Stat(path); err != nil || !st.Mode().IsRegular() {
+			continue // a model's files lie side by side; a link to one is one
+		}
+		sum, err := fileDigest(ctx, path)
+		if err != nil {
+			return "", err
+		}
+		fmt.Fprintf(h, "%q %s\n", f.Name(), sum)
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
 // OpenLarge opens a large model with as many sessions as threads; samples are
