@@ -22,8 +22,9 @@ const (
 type CheckpointReport struct {
 	Checkpoint deferral.Checkpoint `json:"checkpoint"`
 	Queries    int                 `json:"queries"`
-	// AUROC of "the answer is wrong", by kind of head.
-	AUROC map[string]float64 `json:"auroc"`
+	// AUROC of "the answer is wrong", by kind of head; undefined when all answers
+	// are right, or all are wrong.
+	AUROC map[string]Figure `json:"auroc"`
 	// Over is the 95 % interval of the AUROC that each kind gains over the one
 	// before it, by a paired bootstrap.
 	Over        map[string]Interval `json:"over"`
@@ -40,7 +41,7 @@ const bootstrapRounds = 400
 // checkpoint trains the heads of one checkpoint; nil when too few queries reach
 // it.
 func (t *trainer) checkpoint(at deferral.Checkpoint) (*deferral.Head, CheckpointReport, error) {
-	r := CheckpointReport{Checkpoint: at, AUROC: map[string]float64{}, Over: map[string]Interval{}}
+	r := CheckpointReport{Checkpoint: at, AUROC: map[string]Figure{}, Over: map[string]Interval{}}
 	var data []sample
 	var query []int
 	for i := range t.d.Examples {
@@ -67,9 +68,9 @@ func (t *trainer) checkpoint(at deferral.Checkpoint) (*deferral.Head, Checkpoint
 		if err != nil {
 			return nil, r, err
 		}
-		out[k], r.AUROC[k] = s, clean(AUROC(column(s, deferral.OutWrong), wrong))
+		out[k], r.AUROC[k] = s, Figure(AUROC(column(s, deferral.OutWrong), wrong))
 	}
-	r.AUROC[KindKNN] = clean(AUROC(t.neighbours(data, query, wrong), wrong))
+	r.AUROC[KindKNN] = Figure(AUROC(t.neighbours(data, query, wrong), wrong))
 	r.Shipped = kinds[0]
 	for _, k := range kinds[1:] {
 		d := PairedBootstrap(column(out[r.Shipped], deferral.OutWrong), column(out[k], deferral.OutWrong), wrong, AUROC, bootstrapRounds, t.c.Seed)

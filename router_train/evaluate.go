@@ -15,12 +15,16 @@ type Deferral struct {
 
 // Figures are the ones that `slmc eval --large` promises.
 type Figures struct {
-	AUROCPre  float64 `json:"auroc_pre"`
-	AUROCMid  float64 `json:"auroc_mid"`
-	AUROCPost float64 `json:"auroc_post"`
-	// AUROCEntropy is that of the mean token entropy of the answer, untrained.
-	AUROCEntropy float64 `json:"auroc_entropy"`
-	GapClosed    float64 `json:"gap_closed"` // by the score of the row's checkpoint
+	AUROCPre Figure `json:"auroc_pre"`
+	// AUROCMid takes of each query the first reading during the answer, and the one
+	// before it where the answer ends before that: it equals AUROCPre when no
+	// answer has deferral.MidEvery tokens, or the router has no head for it.
+	AUROCMid  Figure `json:"auroc_mid"`
+	AUROCPost Figure `json:"auroc_post"`
+	// AUROCEntropy is that of the mean token entropy of the answer, untrained;
+	// undefined where it was not measured.
+	AUROCEntropy Figure  `json:"auroc_entropy"`
+	GapClosed    Figure  `json:"gap_closed"` // by the score of the row's checkpoint
 	DeferralRate float64 `json:"deferral_rate"`
 	Quality      float64 `json:"quality"` // of what the user gets
 	Bound        float64 `json:"bound"`
@@ -42,16 +46,16 @@ type Details struct {
 	ECEGain       float64            `json:"ece_gain"`
 	AURC          float64            `json:"aurc"`
 	AURCEntropy   float64            `json:"aurc_entropy,omitempty"`
-	AUROCSum      float64            `json:"auroc_log_probability,omitempty"` // the sum over the answer
+	AUROCSum      *Figure            `json:"auroc_log_probability,omitempty"` // the sum over the answer
 	OverSum       *Interval          `json:"post_over_log_probability,omitempty"`
 	OverEntropy   *Interval          `json:"post_over_entropy,omitempty"`
-	APGR          map[string]float64 `json:"apgr"` // router, random, oracle
+	APGR          map[string]Figure  `json:"apgr"` // router, random, oracle
 	CPT50         map[string]float64 `json:"cpt50"`
 	CPT80         map[string]float64 `json:"cpt80"`
 	CPT95         map[string]float64 `json:"cpt95"`
 	WithinPoint   map[string]float64 `json:"deferral_within_1_point"` // of the large model's quality
 	WithoutLoss   map[string]float64 `json:"deferral_without_loss"`
-	GapClosedPre  float64            `json:"gap_closed_pre"`
+	GapClosedPre  Figure             `json:"gap_closed_pre"`
 	DropAt        map[string]float64 `json:"drop_at_sent_to_small"` // in points, at 10, 20, 40 %
 	OODAboveKnown float64            `json:"ood_share"`             // of queries that the row calls strange
 }
@@ -83,9 +87,9 @@ func EvaluateWith(rows []Scored, signals []Signals, t *deferral.Table) (d Deferr
 	v := newVectors(rows)
 	got := Measure(row, rows)
 	d.Figures = Figures{
-		AUROCPre: clean(AUROC(v.at(deferral.Pre), v.wrong)), AUROCMid: clean(AUROC(v.at(deferral.Mid), v.wrong)),
-		AUROCPost: clean(AUROC(v.at(deferral.Post), v.wrong)),
-		GapClosed: clean(GapClosed(v.score(row.Checkpoint), v.small, v.large)),
+		AUROCPre: Figure(AUROC(v.at(deferral.Pre), v.wrong)), AUROCMid: Figure(AUROC(v.at(deferral.Mid), v.wrong)),
+		AUROCPost: Figure(AUROC(v.at(deferral.Post), v.wrong)), AUROCEntropy: Figure(math.NaN()),
+		GapClosed: Figure(GapClosed(v.score(row.Checkpoint), v.small, v.large)),
 		Bound:     t.Bound, Delta: row.Delta, DeferralRate: got.DeferralRate, Quality: got.Quality,
 		ECE: ECE(v.at(deferral.Post), v.wrong, ECEBins),
 	}
@@ -95,14 +99,6 @@ func EvaluateWith(rows []Scored, signals []Signals, t *deferral.Table) (d Deferr
 		v.signals(&d, signals)
 	}
 	return d, nil
-}
-
-// clean turns NaN, which JSON lacks, into 0: a figure that is not defined.
-func clean(x float64) float64 {
-	if math.IsNaN(x) || math.IsInf(x, 0) {
-		return 0
-	}
-	return x
 }
 
 // vectors are the columns of scored queries.
@@ -146,9 +142,13 @@ func (v *vectors) details(row, got deferral.Row) Details {
 	each := func(f func(Curve) float64) map[string]float64 {
 		out := map[string]float64{}
 		for name, c := range curves {
-			out[name] = clean(f(c))
+			out[name] = f(c)
 		}
 		return out
+	}
+	apgr := map[string]Figure{}
+	for name, x := range each(Curve.APGR) {
+		apgr[name] = Figure(x)
 	}
 	large := curves["random"].Quality[n]
 	at := v.at(deferral.Post)
@@ -172,11 +172,11 @@ func (v *vectors) details(row, got deferral.Row) Details {
 		N: n, SmallQuality: curves["random"].Quality[0], LargeQuality: large,
 		Loss: got.Loss, LossLow: ClopperPearsonLow(lost, n, row.Delta),
 		Brier: Brier(at, v.wrong), ECEGain: ECE(gain, v.gain, ECEBins), AURC: AURC(at, v.wrong),
-		APGR:  each(Curve.APGR),
+		APGR:  apgr,
 		CPT50: each(func(c Curve) float64 { return c.CPT(0.5) }), CPT80: each(func(c Curve) float64 { return c.CPT(0.8) }), CPT95: each(func(c Curve) float64 { return c.CPT(0.95) }),
 		WithinPoint:  each(func(c Curve) float64 { return c.Reach(large - 0.01) }),
 		WithoutLoss:  each(func(c Curve) float64 { return c.Reach(large) }),
-		GapClosedPre: clean(GapClosed(v.score(deferral.Pre), v.small, v.large)), DropAt: drop,
+		GapClosedPre: Figure(GapClosed(v.score(deferral.Pre), v.small, v.large)), DropAt: drop,
 		OODAboveKnown: float64(strange) / float64(n),
 	}
 }
@@ -188,8 +188,9 @@ func (v *vectors) signals(d *Deferral, s []Signals) {
 		entropy[i], sum[i] = s[i].Entropy, -s[i].LogProb
 	}
 	post := v.at(deferral.Post)
-	d.AUROCEntropy = clean(AUROC(entropy, v.wrong))
-	d.More.AUROCSum = clean(AUROC(sum, v.wrong))
+	d.AUROCEntropy = Figure(AUROC(entropy, v.wrong))
+	logProb := Figure(AUROC(sum, v.wrong))
+	d.More.AUROCSum = &logProb
 	d.More.AURCEntropy = AURC(entropy, v.wrong)
 	a := PairedBootstrap(sum, post, v.wrong, AUROC, bootstrapRounds, 1)
 	b := PairedBootstrap(entropy, post, v.wrong, AUROC, bootstrapRounds, 1)

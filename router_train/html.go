@@ -140,18 +140,23 @@ func page(r Report, rows []Scored, part string, table *deferral.Table) ([]byte, 
 	data := struct {
 		Report            Report
 		Part              string
-		N                 int
+		N, MidEvery       int
 		Cost, Reliability template.HTML
 		Figures           *Deferral
 		Rows              []deferral.Row
-	}{Report: r, Part: part, N: len(rows), Cost: svg(cost), Reliability: svg(reliable), Rows: table.Rows}
+	}{Report: r, Part: part, N: len(rows), MidEvery: deferral.MidEvery, Cost: svg(cost), Reliability: svg(reliable), Rows: table.Rows}
 	if d, err := Evaluate(rows, table); err == nil {
 		data.Figures = &d
 	}
 	tmpl, err := template.New("report").Funcs(template.FuncMap{
 		"percent": func(x float64) string { return fmt.Sprintf("%.1f %%", 100*x) },
-		"four":    func(x float64) string { return fmt.Sprintf("%.4f", x) },
-		"rest":    func(x float64) string { return fmt.Sprintf("%.1f %%", 100*(1-x)) },
+		"four": func(x any) string {
+			if f, ok := x.(Figure); ok {
+				return f.String()
+			}
+			return fmt.Sprintf("%.4f", x)
+		},
+		"rest": func(x float64) string { return fmt.Sprintf("%.1f %%", 100*(1-x)) },
 		"never": func(x float32) string {
 			return map[bool]string{true: "never", false: fmt.Sprintf("%.4f", x)}[x >= deferral.Never]
 		},

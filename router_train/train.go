@@ -144,7 +144,7 @@ func (t *trainer) run() (*Trained, error) {
 		if h == nil {
 			continue
 		}
-		t.log.Info("head", "checkpoint", at, "kind", r.Shipped, "auroc", fmt.Sprintf("%.4f", r.AUROC[r.Shipped]))
+		t.log.Info("head", "checkpoint", at, "kind", r.Shipped, "auroc", r.AUROC[r.Shipped].String())
 		p.Heads, report.CrossValidated = append(p.Heads, *h), append(report.CrossValidated, r)
 	}
 	return t.finish(p, report)

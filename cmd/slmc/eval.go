@@ -24,7 +24,10 @@ func evalCommand() *cli.Command {
 			"with BOS where the model has one. nll is nats per predicted token. --teacher adds the\n" +
 			"mean and the 99th percentile of KL(teacher || model) and how often both agree on the\n" +
 			"likeliest token. --gate exits with code 5 when a bound is not kept. --task with --large also\n" +
-			"measures the bundle's deferral router at its default row.",
+			"measures the bundle's deferral router at its default row: auroc_pre, auroc_mid and auroc_post say how\n" +
+			"well it tells wrong answers from right ones before, during and after them. auroc_mid takes the first\n" +
+			"reading of each answer, after 16 tokens, and of a shorter one that before it: where none is as long,\n" +
+			"it equals auroc_pre. Figures that the rows leave undefined (no answer is wrong, say) are null.",
 		Flags: join([]cli.Flag{
 			&cli.StringFlag{Name: "text", Usage: "score the perplexity of this `FILE`"},
 			&cli.StringFlag{Name: "task", Usage: "score greedy answers to the JSONL rows of `FILE` by exact match"},
@@ -202,10 +205,13 @@ func evalDeferral(c *cli.Context, m *slmrt.Model, rows []pipeline.Row, o slmrt.O
 			Details  routertrain.Details `json:"deferral_details"`
 		}{t, d.Figures, d.More})
 	} else if err = printTask(c, t); err == nil {
-		err = printf(c, "router: AUROC of a wrong answer %.4f before, %.4f during, %.4f after it, token entropy %.4f; calibration error %.4f\n"+
-			"at the default row (bound %g, delta %g): %.1f %% deferred, quality %.2f %%, large alone %.2f %%, loss %.4f, violated %v; gap closed %.3f\n",
+		err = printf(c, "router: AUROC of a wrong answer %s before, %s during, %s after it, token entropy %s; calibration error %.4f\n"+
+			"at the default row (bound %g, delta %g): %.1f %% deferred, quality %.2f %%, large alone %.2f %%, loss %.4f, violated %v; gap closed %s\n",
 			d.AUROCPre, d.AUROCMid, d.AUROCPost, d.AUROCEntropy, d.ECE,
 			d.Bound, d.Delta, 100*d.DeferralRate, 100*d.Quality, 100*d.More.LargeQuality, d.More.Loss, d.BoundViolated, d.GapClosed)
+		if why := d.Undefined(); err == nil && why != "" {
+			err = printf(c, "undefined: %s\n", why)
+		}
 	}
 	if err != nil {
 		return err

@@ -140,6 +140,7 @@ func TestBuildWithRouter(t *testing.T) {
 	slmcRun(t, 0, "verify", at("one.slmb"))
 
 	checkEval(t, at("one.slmb"), queries, answers)
+	checkUndefined(t, at("one.slmb"), dir)
 	checkCertify(t, at, queries)
 	// The router belongs to these weights.
 	slmcRun(t, 0, "build", tinySource, "-o", at("w4.slmb"), "--weights", "w4", "--cache", at("cache"))
@@ -165,6 +166,26 @@ func checkEval(t *testing.T, path, queries, answers string) {
 	}
 	if got.Deferral["bound"] != 0.3 || got.Deferral["delta"] != 0.05 {
 		t.Errorf("bound %v, delta %v", got.Deferral["bound"], got.Deferral["delta"])
+	}
+}
+
+// Of rows that the model all answers wrongly no AUROC can be told.
+func checkUndefined(t *testing.T, path, dir string) {
+	rows, answers := filepath.Join(dir, "wrong.jsonl"), filepath.Join(dir, "wrong.answers.jsonl")
+	for file, text := range map[string]string{
+		rows:    `{"query":"mute","call":"nobody says this"}` + "\n" + `{"query":"lights on","call":"nor this"}` + "\n",
+		answers: `{"query":"mute","answer":"nobody says this"}` + "\n" + `{"query":"lights on","answer":"no"}` + "\n",
+	} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text, _ := slmcRun(t, 0, "eval", path, "--task", rows, "--large", answers, "--json")
+	if !strings.Contains(text, `"auroc_post":null`) {
+		t.Errorf("no null in %s", text)
+	}
+	if text, _ = slmcRun(t, 0, "eval", path, "--task", rows, "--large", answers); !strings.Contains(text, "undefined after it") || !strings.Contains(text, "of these 2 none is right") {
+		t.Errorf("the text does not say what is undefined, or why: %s", text)
 	}
 }
 

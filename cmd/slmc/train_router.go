@@ -168,7 +168,7 @@ func printRouter(c *cli.Context, r *routertrain.Report) error {
 	w := newTable(c)
 	fmt.Fprintf(w, "checkpoint\tqueries\tentropy\tlogistic\tmlp\tkNN\tshipped\n")
 	for _, x := range r.CrossValidated {
-		fmt.Fprintf(w, "%s\t%d\t%.4f\t%.4f\t%.4f\t%.4f\t%s\n", x.Checkpoint, x.Queries,
+		fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%s\t%s\n", x.Checkpoint, x.Queries,
 			x.AUROC[routertrain.KindEntropy], x.AUROC[routertrain.KindLogistic], x.AUROC[routertrain.KindMLP], x.AUROC[routertrain.KindKNN], x.Shipped)
 	}
 	if err := w.Flush(); err != nil {
