@@ -24,8 +24,8 @@ type LoadOptions struct {
 }
 
 // Load maps a bundle and makes a Model of it: weights are used where they lie.
-// Header and manifest are checked; Check on the bundle, or Verify, reads the
-// rest.
+// Header, manifest and router are checked against their digests; Check on the
+// bundle, or Verify, reads the rest, which may be large.
 func Load(path string, o LoadOptions) (*Model, *bundle.Bundle, error) {
 	b, err := bundle.Open(path, bundle.Options{PublicKey: o.PublicKey})
 	if err != nil {

@@ -1,7 +1,6 @@
 package slmrt
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 
@@ -108,16 +107,17 @@ func (d *reader) readings() ([]deferral.Reading, deferral.Signals) {
 	return d.all, d.c.Signals()
 }
 
-// loadRouter decodes the router section of a bundle, if it has one, and holds
-// it to the weights that it was trained on: another model's router would read
-// noise.
+// loadRouter decodes the router section of a bundle, if it has one, after
+// comparing its digest: a flipped bit in a threshold or in a head would change who
+// answers, and nothing else would show it. It holds the router to the weights that
+// it was trained on: another model's would read noise.
 func loadRouter(b *bundle.Bundle, m *Model) error {
-	text := b.Section(bundle.SectionRouter)
-	if text == nil {
-		return nil
+	text, err := b.CheckedSection(bundle.SectionRouter, deferral.MaxSection)
+	if text == nil || err != nil {
+		return err
 	}
 	at := b.Manifest().Section(bundle.SectionRouter).Offset
-	r, err := deferral.Decode(bytes.Clone(text))
+	r, err := deferral.Decode(text)
 	if err != nil {
 		var known *formats.Error
 		if errors.As(err, &known) && known.File == "" {

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -230,6 +231,74 @@ func TestRouterOfOtherWeightsIsRefused(t *testing.T) {
 	root[0] ^= 1
 	if err := install("newer.slmb", drawnRouter(t, m, root), func(b []byte) { b[8] = 9 }); !errors.Is(err, formats.ErrVersion) {
 		t.Errorf("a router of version 9: %v", err)
+	}
+}
+
+// Damage within the section, under an intact header and manifest, is seen when the
+// bundle is loaded and not only by verify: a threshold that lost a bit would answer
+// queries that the certificate sends on.
+func TestDamagedRouterIsRefused(t *testing.T) {
+	b, err := bundle.Open(bundlePath(t), bundle.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	m, err := slmrt.FromBundle(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := drawnRouter(t, m, b.Manifest().Section(bundle.SectionWeights).Root).Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "routed.slmb")
+	if _, err := b.Replace(path, bundle.Data{Name: bundle.SectionRouter, Bytes: text}, bundle.StageReport{Stage: "router", Version: "1", Report: []byte("{}")}); err != nil {
+		t.Fatal(err)
+	}
+	routed, err := bundle.Open(path, bundle.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	section := *routed.Manifest().Section(bundle.SectionRouter)
+	if err := routed.Close(); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	flip := func(at int64) {
+		t.Helper()
+		var x [1]byte
+		if _, err := f.ReadAt(x[:], at); err != nil {
+			t.Fatal(err)
+		}
+		x[0] ^= 1
+		if _, err := f.WriteAt(x[:], at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	load := func() error {
+		_, b, err := slmrt.Load(path, slmrt.LoadOptions{})
+		if err == nil {
+			b.Close()
+		}
+		return err
+	}
+	// The last byte but three is the lowest of a float32 of the last bias.
+	for _, at := range []int64{0, 20, 48, section.Length / 2, section.Length - 4, section.Length - 1} {
+		flip(section.Offset + at)
+		err := load()
+		var located *formats.Error
+		if !errors.Is(err, formats.ErrCorrupt) || !errors.As(err, &located) || located.File != "routed.slmb" || located.Offset != section.Offset ||
+			!strings.Contains(err.Error(), `section "router"`) || !strings.Contains(err.Error(), section.Root.String()) {
+			t.Errorf("a flipped bit at byte %d of the section: %v", at, err)
+		}
+		flip(section.Offset + at)
+	}
+	if err := load(); err != nil {
+		t.Errorf("put right again: %v", err)
 	}
 }
 

@@ -60,6 +60,32 @@ func (b *Bundle) check(ctx context.Context, progress func(done, total int64)) er
 	return c.headAndManifest()
 }
 
+// CheckedSection returns a copy of a section's bytes that fits the digest in the
+// manifest; nil when the bundle has none of that name. It is for what is small and is
+// not mapped for use: a section of more than most bytes is an error before any is
+// copied.
+func (b *Bundle) CheckedSection(name string, most int64) ([]byte, error) {
+	s := b.manifest.Section(name)
+	if s == nil {
+		return nil, nil
+	}
+	if s.Length > most {
+		return nil, formats.Corrupt(b.name, "", s.Offset, "section %q: %d bytes, at most %d are read", name, s.Length, most)
+	}
+	content := bytes.Clone(b.bytes(s.Offset, s.Length))
+	return content, b.fits(s, content)
+}
+
+// fits compares the content of a section with its digest.
+func (b *Bundle) fits(s *Section, content []byte) error {
+	h := newLeafHash()
+	h.Write(content)
+	if root, _ := h.sums(); root != s.Root {
+		return formats.Corrupt(b.name, "", s.Offset, "section %q: root is %s, the manifest says %s", s.Name, root, s.Root)
+	}
+	return nil
+}
+
 type checker struct {
 	b        *Bundle
 	ctx      context.Context
@@ -74,12 +100,7 @@ func (c *checker) listed(s *Section) ([]byte, error) {
 		return nil, err
 	}
 	c.done += s.Length
-	h := newLeafHash()
-	h.Write(list)
-	if root, _ := h.sums(); root != s.Root {
-		return nil, formats.Corrupt(c.b.name, "", s.Offset, "section %q: root is %s, the manifest says %s", s.Name, root, s.Root)
-	}
-	return list, nil
+	return list, c.b.fits(s, list)
 }
 
 // section compares a section with the digests of its leaves, and these with
