@@ -14,6 +14,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"slmc/internal/origin"
 )
 
 // EndpointConfig is an OpenAI-compatible endpoint.
@@ -21,6 +23,7 @@ type EndpointConfig struct {
 	URL         string // https://host, https://host/v1, or the whole .../chat/completions
 	Model       string
 	Key         string        // bearer token; never logged, never sent to another host
+	PlainKey    bool          // send it unencrypted to another machine too
 	Timeout     time.Duration // of one attempt
 	Attempts    int           // of one answer
 	Backoff     time.Duration // before the second attempt; doubled each time
@@ -49,7 +52,7 @@ type Usage struct {
 // Endpoint is an Answerer over HTTP.
 type Endpoint struct {
 	c      EndpointConfig
-	url    string
+	url    *url.URL
 	client *http.Client
 
 	mu    sync.Mutex
@@ -79,17 +82,13 @@ func NewEndpoint(c EndpointConfig) (*Endpoint, error) {
 	default:
 		u.Path = path + "/v1/chat/completions"
 	}
-	scheme, host := u.Scheme, u.Host
-	client := &http.Client{
-		Timeout: c.Timeout,
-		CheckRedirect: func(r *http.Request, via []*http.Request) error {
-			if r.URL.Scheme != scheme || r.URL.Host != host || len(via) > 3 { // net/http sends the key along, in the clear too
-				return fmt.Errorf("redirect to %s://%s is not followed", r.URL.Scheme, r.URL.Host)
-			}
-			return nil
-		},
+	if (c.Key != "" || u.User != nil) && !c.PlainKey {
+		if err := origin.CheckKey(u); err != nil {
+			return nil, fmt.Errorf("endpoint %s: %w", u.Redacted(), err)
+		}
 	}
-	return &Endpoint{c: c, url: u.String(), client: client, rand: rand.New(rand.NewPCG(c.Seed, 5))}, nil
+	client := &http.Client{Timeout: c.Timeout, CheckRedirect: origin.Stay}
+	return &Endpoint{c: c, url: u, client: client, rand: rand.New(rand.NewPCG(c.Seed, 5))}, nil
 }
 
 // Name implements Answerer.
@@ -97,8 +96,7 @@ func (e *Endpoint) Name() string {
 	if e.c.Model != "" {
 		return e.c.Model
 	}
-	u, _ := url.Parse(e.url)
-	return u.Host
+	return e.url.Host
 }
 
 // Usage returns what was asked so far.
@@ -125,14 +123,41 @@ func (e *Endpoint) Answer(ctx context.Context, query string, draw int) (Reply, e
 	if err != nil {
 		return Reply{}, err
 	}
+	var r Reply
+	err = e.tries(ctx, e.c.Attempts, func() (err error) { r, err = e.once(ctx, text); return err })
+	return r, err
+}
+
+// probeAttempts bound the time that a server may take to come up.
+const probeAttempts = 3
+
+// Probe asks the server for its models, which costs nothing, and returns an error
+// when nobody answers or the key is refused. A server that has no such list is
+// there all the same.
+func (e *Endpoint) Probe(ctx context.Context) error {
+	u := *e.url
+	u.Path = strings.TrimSuffix(u.Path, "/chat/completions") + "/models"
+	err := e.tries(ctx, min(probeAttempts, e.c.Attempts), func() error {
+		_, err := e.do(ctx, http.MethodGet, &u, nil)
+		return err
+	})
+	var refused errStatus
+	if errors.As(err, &refused) && refused.code < 500 && refused.code != http.StatusUnauthorized && refused.code != http.StatusForbidden {
+		return nil
+	}
+	return err
+}
+
+// tries calls f until it succeeds, fails for good, or has been called so often.
+func (e *Endpoint) tries(ctx context.Context, most int, f func() error) error {
 	for attempt := 1; ; attempt++ {
-		r, err := e.once(ctx, text)
+		err := f()
 		var again errRetry
-		if err == nil || !errors.As(err, &again) || attempt >= e.c.Attempts {
-			return r, err
+		if err == nil || !errors.As(err, &again) || attempt >= most {
+			return err
 		}
 		if err := e.wait(ctx, e.pause(attempt, again.after)); err != nil {
-			return r, err
+			return err
 		}
 	}
 }
@@ -179,42 +204,57 @@ func (e *Endpoint) turn(ctx context.Context) error {
 // maxReply bounds the bytes of a reply that are read.
 const maxReply = 8 << 20
 
-// once makes one attempt.
+// once asks for an answer once.
 func (e *Endpoint) once(ctx context.Context, body []byte) (Reply, error) {
 	if err := e.turn(ctx); err != nil {
 		return Reply{}, err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, e.url, bytes.NewReader(body))
+	e.mu.Lock()
+	e.usage.Requests++
+	e.mu.Unlock()
+	text, err := e.do(ctx, http.MethodPost, e.url, body)
 	if err != nil {
 		return Reply{}, err
+	}
+	return e.parse(text)
+}
+
+// errStatus is an answer that is not 200.
+type errStatus struct {
+	error
+	code int
+}
+
+// do sends one request and returns the body of its answer.
+func (e *Endpoint) do(ctx context.Context, method string, u *url.URL, body []byte) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), bytes.NewReader(body))
+	if err != nil {
+		return nil, err
 	}
 	req.Header.Set("Content-Type", "application/json")
 	if e.c.Key != "" {
 		req.Header.Set("Authorization", "Bearer "+e.c.Key)
 	}
-	e.mu.Lock()
-	e.usage.Requests++
-	e.mu.Unlock()
 	res, err := e.client.Do(req)
 	if err != nil {
 		if ctx.Err() != nil {
-			return Reply{}, ctx.Err()
+			return nil, ctx.Err()
 		}
-		return Reply{}, errRetry{err, 0}
+		return nil, errRetry{err, 0}
 	}
 	defer res.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(res.Body, maxReply))
 	if err != nil {
-		return Reply{}, errRetry{err, 0}
+		return nil, errRetry{err, 0}
 	}
 	if res.StatusCode != http.StatusOK {
-		err := fmt.Errorf("endpoint answered %s: %.200q", res.Status, text)
+		err := errStatus{fmt.Errorf("endpoint answered %s: %.200q", res.Status, text), res.StatusCode}
 		if res.StatusCode == http.StatusTooManyRequests || res.StatusCode == http.StatusRequestTimeout || res.StatusCode >= 500 {
-			return Reply{}, errRetry{err, retryAfter(res.Header.Get("Retry-After"))}
+			return nil, errRetry{err, retryAfter(res.Header.Get("Retry-After"))}
 		}
-		return Reply{}, err
+		return nil, err
 	}
-	return e.parse(text)
+	return text, nil
 }
 
 func retryAfter(s string) time.Duration {

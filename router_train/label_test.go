@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"slmc/internal/origin"
 )
 
 func TestReadyMadeLabels(t *testing.T) {
@@ -178,6 +180,63 @@ func TestEndpointGivesUp(t *testing.T) {
 	}
 	if _, err := NewEndpoint(EndpointConfig{URL: "file:///etc/passwd"}); err == nil {
 		t.Error("a file is taken for an endpoint")
+	}
+}
+
+// A key that anybody on the way could read is sent when somebody says so alone.
+func TestEndpointKeepsTheKeyFromOthers(t *testing.T) {
+	for _, c := range []struct {
+		config  EndpointConfig
+		refused bool
+	}{
+		{EndpointConfig{URL: "http://cloud.example", Key: "secret"}, true},
+		{EndpointConfig{URL: "http://me:secret@cloud.example"}, true},
+		{EndpointConfig{URL: "http://cloud.example", Key: "secret", PlainKey: true}, false},
+		{EndpointConfig{URL: "http://cloud.example"}, false},
+		{EndpointConfig{URL: "https://cloud.example", Key: "secret"}, false},
+		{EndpointConfig{URL: "http://127.0.0.1:8080", Key: "secret"}, false},
+	} {
+		_, err := NewEndpoint(c.config)
+		if errors.Is(err, origin.ErrPlain) != c.refused || (err != nil) != c.refused || err != nil && strings.Contains(err.Error(), "secret") {
+			t.Errorf("%s: %v, want refused: %v", c.config.URL, err, c.refused)
+		}
+	}
+}
+
+// A probe asks for the list of models, needs nobody to have one, and finds out what
+// labelling would.
+func TestProbe(t *testing.T) {
+	for name, c := range map[string]struct {
+		status   int
+		fails    bool
+		requests int32
+	}{
+		"a list": {200, false, 1}, "no list": {404, false, 1}, "another method": {405, false, 1}, "no trust": {401, true, 1}, "no right": {403, true, 1},
+		"overloaded": {503, true, 3}, "later": {429, false, 3},
+	} {
+		var n atomic.Int32
+		e := endpoint(t, EndpointConfig{Key: "secret"}, func(w http.ResponseWriter, r *http.Request) {
+			n.Add(1)
+			if r.URL.Path != "/v1/models" || r.Method != http.MethodGet || r.Header.Get("Authorization") != "Bearer secret" {
+				t.Errorf("%s: %s %s with key %q", name, r.Method, r.URL.Path, r.Header.Get("Authorization"))
+			}
+			w.WriteHeader(c.status)
+		})
+		if err := e.Probe(t.Context()); (err != nil) != c.fails || n.Load() != c.requests {
+			t.Errorf("%s: %v after %d requests, want failure %v after %d", name, err, n.Load(), c.fails, c.requests)
+		}
+		if u := e.Usage(); u.Requests != 0 {
+			t.Errorf("%s: %d requests are billed", name, u.Requests)
+		}
+	}
+	s := httptest.NewServer(nil)
+	s.Close()
+	e, err := NewEndpoint(EndpointConfig{URL: s.URL, Attempts: 2, Backoff: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Probe(t.Context()); err == nil {
+		t.Error("where nobody listens somebody answers")
 	}
 }
 

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -16,15 +14,13 @@ import (
 	slmrt "slmc/runtime"
 )
 
-// upstreamKey is the environment variable that holds an endpoint's key.
-const upstreamKey = "SLMC_UPSTREAM_KEY"
-
 // largeFlags say who the large model is.
 func largeFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "large", Usage: "the large model: a bundle, a `SOURCE`, a .jsonl file of answers, or the URL of an OpenAI-compatible endpoint, whose key is read from " + upstreamKey},
+		&cli.StringFlag{Name: "large", Usage: "the large model: a bundle, a `SOURCE`, a .jsonl file of answers, or the URL of an OpenAI-compatible endpoint, whose key is read from " + keyVariable},
 		&cli.StringFlag{Name: "large-model", Usage: "ask the endpoint for the model `NAME`"},
 		&cli.StringFlag{Name: "large-key-file", Usage: "read the endpoint's key from `FILE`"},
+		&cli.BoolFlag{Name: "large-plain-key", Usage: "show it the key even on an unencrypted connection to another machine"},
 		&cli.IntFlag{Name: "large-parallel", Value: 4, Usage: "keep `N` requests to the endpoint in flight"},
 		&cli.Float64Flag{Name: "large-rate", Usage: "send the endpoint at most `N` requests a second"},
 		&cli.DurationFlag{Name: "large-timeout", Value: time.Minute, Usage: "give up an attempt after `T`"},
@@ -39,14 +35,11 @@ func largeOf(c *cli.Context) (pipeline.Large, error) {
 	e := routertrain.DefaultEndpoint()
 	e.Model, e.Timeout, e.Attempts = c.String("large-model"), c.Duration("large-timeout"), c.Int("large-attempts")
 	e.PerSecond, e.PromptPrice, e.AnswerPrice = c.Float64("large-rate"), c.Float64("large-prompt-price"), c.Float64("large-answer-price")
-	e.Key = os.Getenv(upstreamKey)
-	if file := c.String("large-key-file"); file != "" {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			return pipeline.Large{}, err
-		}
-		e.Key = strings.TrimSpace(string(text))
+	key, err := secret(c.String("large-key-file"), keyVariable)
+	if err != nil {
+		return pipeline.Large{}, err
 	}
+	e.Key, e.PlainKey = string(key), c.Bool("large-plain-key")
 	if e.Attempts < 1 || e.Timeout <= 0 || c.Int("large-parallel") < 1 {
 		return pipeline.Large{}, usageError("--large-attempts, --large-timeout and --large-parallel must be positive")
 	}
@@ -67,7 +60,8 @@ func labelCommand() *cli.Command {
 		Usage: "let a bundle and a large model answer queries, and score both: what a router is trained on",
 		Description: "Each query is answered greedily by the bundle, as a phone would, and by the large model;\n" +
 			"both are scored against the row's right answer. --samples draws more answers of each at a\n" +
-			"temperature, for soft labels. A run that was stopped continues where it was.",
+			"temperature, for soft labels. A run that was stopped continues where it was. Where\n" +
+			"nobody answers for --large, that is found out first.",
 		Flags: join([]cli.Flag{
 			outputFlag("LABELS.jsonl"),
 			&cli.StringFlag{Name: "scorer", Value: "exact_match", Usage: "score by `RULE`: exact_match, multiple_choice, numeric, token_f1, rouge_l, judge (asks --judge)"},
@@ -137,10 +131,13 @@ func runLabel(c *cli.Context) (err error) {
 	return printLabels(c, usage)
 }
 
-// openLarge opens --large.
+// openLarge opens --large, after trying whether anybody answers there.
 func openLarge(c *cli.Context, maxTokens int, temperature float32, seed uint64) (*pipeline.OpenedLarge, error) {
 	l, err := largeOf(c)
 	if err != nil {
+		return nil, err
+	}
+	if err := l.Probe(c.Context, env(c)); err != nil {
 		return nil, err
 	}
 	return pipeline.OpenLarge(c.Context, l, env(c), threadsOf(c), maxTokens, temperature, seed)

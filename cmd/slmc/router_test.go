@@ -6,7 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -292,6 +295,52 @@ func TestInfeasibleBoundIsRefused(t *testing.T) {
 	slmcRun(t, 2, "build", tinySource, "-o", out, "--router", queries)
 	slmcRun(t, 2, "build", tinySource, "-o", out, "--router", queries, "--large", answers, "--decide", string(deferral.Mid), "--cache", filepath.Join(dir, "cache"))
 	slmcRun(t, 2, "eval", tinySource, "--task", queries, "--large", answers)
+}
+
+// Nobody who answers for the large model is found out before anything is computed,
+// and labels that are in the cache need nobody.
+func TestLargeModelIsProbedFirst(t *testing.T) {
+	dir := t.TempDir()
+	queries, _ := routerQueries(t, dir)
+	at := func(name string) string { return filepath.Join(dir, name) }
+	cloud := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, `{"data":[],"choices":[{"message":{"content":"weather()"}}]}`)
+	}))
+	build := func(code int, large string, args ...string) string {
+		_, errs := slmcRun(t, code, append([]string{"build", tinySource, "-o", at("x.slmb"), "--router", queries, "--large", large, "--large-attempts", "1",
+			"--bound", "0.9", "--cache", at("cache")}, args...)...)
+		return errs
+	}
+	build(0, cloud.URL)
+	cloud.Close()
+	build(0, cloud.URL)
+	cached := func() int {
+		files, err := os.ReadDir(at("cache"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(files)
+	}
+	before := cached()
+	if errs := build(1, cloud.URL, "--weights", "w4"); !strings.Contains(errs, "large model: ") {
+		t.Errorf("a dead endpoint: %s", errs)
+	}
+	for _, name := range []string{"nobody/has-this", at("missing.slmb")} {
+		if _, errs := slmcRun(t, 1, "label", at("x.slmb"), queries, "--large", name, "-o", at("no.jsonl")); !strings.Contains(errs, "large model: ") {
+			t.Errorf("%s: %s", name, errs)
+		}
+	}
+	if errs := build(1, "nobody/has-this", "--weights", "w4"); !strings.Contains(errs, "large model: ") {
+		t.Errorf("a model that is nowhere: %s", errs)
+	}
+	if n := cached(); n != before {
+		t.Errorf("%d results were computed before the large model was missed", n-before)
+	}
+	// Others on the way would read the key.
+	t.Setenv(keyVariable, "secret")
+	if errs := build(2, "http://cloud.example"); !strings.Contains(errs, "unencrypted") || strings.Contains(errs, "secret") {
+		t.Errorf("a key in the clear: %s", errs)
+	}
 }
 
 // A redacted label file keeps no text, and training finds it in the queries. A

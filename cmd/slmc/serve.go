@@ -17,6 +17,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"slmc/internal/audit"
+	"slmc/internal/origin"
 	"slmc/internal/pipeline"
 	"slmc/internal/serve"
 	slmrt "slmc/runtime"
@@ -275,8 +276,7 @@ func checkListen(address string, token bool) error {
 	if err != nil {
 		return usageError(fmt.Sprintf("--listen %q: %v", address, err))
 	}
-	ip := net.ParseIP(host)
-	if token || host == "localhost" || ip != nil && ip.IsLoopback() {
+	if token || origin.Loopback(host) {
 		return nil
 	}
 	return usageError(fmt.Sprintf("other machines reach %s: give --token-file, or set %s", address, tokenVariable))

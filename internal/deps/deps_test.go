@@ -19,7 +19,7 @@ import (
 // order lists the packages of slmc by line: a package imports only packages of
 // lines above its own (docs/architecture.md).
 var order = [][]string{
-	{"tensor", "internal/kernel", "tokenizer", "tokenizer/jinja"},
+	{"tensor", "internal/kernel", "internal/origin", "tokenizer", "tokenizer/jinja"},
 	{"quant"},
 	{"formats"},
 	{"formats/safetensors", "formats/pytorch", "formats/llama2c", "formats/gguf", "model"},

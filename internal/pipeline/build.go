@@ -91,6 +91,7 @@ type build struct {
 	shareReports []stageReport  // of healing
 	accepted     []Row          // examples of an acceptance
 	unmap        []func() error // files of the cache that are in use
+	probed       bool           // the router's large model answers
 }
 
 // Build makes a bundle of a checkpoint. A build that is killed leaves nothing
@@ -321,6 +322,7 @@ func (b *build) writeWeights(w io.Writer) error {
 
 // stage takes a result from the cache or makes it.
 func (b *build) stage(name, key string, make func(path string) error) (string, error) {
+	make = b.probing(name, make)
 	path, found, err := b.cache.File(b.ctx, key, make)
 	if found {
 		b.report.Cached = append(b.report.Cached, name)

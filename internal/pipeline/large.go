@@ -101,6 +101,28 @@ func (l Large) identity(ctx context.Context) (string, error) {
 	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
+// Probe is an error where nobody would answer, to tell so before anything long is
+// done for it: an endpoint is asked for its models, a file is read, a model is found.
+func (l Large) Probe(ctx context.Context, env Env) error {
+	if !isURL(l.From) && !isAnswers(l.From) {
+		o, err := Open(ctx, l.From, env)
+		if err != nil {
+			return fmt.Errorf("large model: %w", err)
+		}
+		return o.Close()
+	}
+	o, err := OpenLarge(ctx, l, env, 1, 1, 1, 0)
+	if err != nil {
+		return err
+	}
+	if o.endpoint != nil {
+		if err := o.endpoint.Probe(ctx); err != nil {
+			return errors.Join(fmt.Errorf("large model: %s: %w", o.Name(), err), o.Close())
+		}
+	}
+	return o.Close()
+}
+
 // OpenLarge opens a large model with as many sessions as threads; samples are
 // drawn at that temperature.
 func OpenLarge(ctx context.Context, l Large, env Env, threads, maxTokens int, temperature float32, seed uint64) (*OpenedLarge, error) {

@@ -201,6 +201,23 @@ func infeasible(t *deferral.Table) error {
 // a router keeps its bound.
 func CheckFeasible(r *deferral.Router) error { return infeasible(r.Table()) }
 
+// probing tries the large model before the first stage that has to run, since hours
+// of training may lie before its labels. Labels that are there need nobody to answer.
+func (b *build) probing(stage string, make func(path string) error) func(path string) error {
+	return func(path string) error {
+		if b.cfg.Router != nil && !b.probed && stage != routerStage {
+			b.probed = true
+			if err := b.cfg.Router.Large.Probe(b.ctx, b.cfg.Env); err != nil {
+				return err
+			}
+		}
+		return make(path)
+	}
+}
+
+// routerStage is the one stage that does without the large model.
+const routerStage = "router"
+
 // routed is the last stage of a build with a router: it labels the queries with
 // the bundle at path, trains, and returns the section with its report. Both
 // steps come from the cache when they were done before.
@@ -288,7 +305,7 @@ func (b *build) install(in *bundle.Bundle, labels string) error {
 	if err != nil {
 		return err
 	}
-	path, err := b.stage("router", key, func(path string) error { return b.trainRouter(in, labels, path) })
+	path, err := b.stage(routerStage, key, func(path string) error { return b.trainRouter(in, labels, path) })
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"slmc/internal/origin"
 )
 
 // The kinds of failure of the large model: all that a log, a metric or a client
@@ -142,7 +144,7 @@ func (u *Upstream) failure(ctx context.Context, err error) *Failure {
 		f.Kind = failTimeout
 	case ctx.Err() != nil:
 		f.Kind = failCancelled
-	case errors.Is(err, errRedirect):
+	case errors.Is(err, origin.ErrRedirect):
 		f.Kind = failRedirect
 	case errors.Is(err, errTooLong):
 		f.Kind = failTooLong
@@ -170,7 +172,7 @@ func (u *Upstream) failure(ctx context.Context, err error) *Failure {
 // plainly says what happened in our own words: errors of net/http and of ours
 // quote what came.
 var plainly = map[string]error{
-	failTimeout: errSlow, failCancelled: context.Canceled, failRedirect: errRedirect, failTooLong: errTooLong, failGarbage: errGarbage, failBroken: errBroken,
+	failTimeout: errSlow, failCancelled: context.Canceled, failRedirect: origin.ErrRedirect, failTooLong: errTooLong, failGarbage: errGarbage, failBroken: errBroken,
 }
 
 // isDial reports whether no connection was made.

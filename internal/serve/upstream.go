@@ -16,6 +16,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"slmc/internal/origin"
 )
 
 // UpstreamConfig says where the large model is. A zero duration or number has
@@ -90,8 +92,10 @@ func NewUpstream(c UpstreamConfig) (*Upstream, error) {
 	if strings.Trim(base.Path, "/") == "" {
 		base.Path = "/v1"
 	}
-	if c.Key != "" && base.Scheme == "http" && !loopback(base.Hostname()) && !c.PlainKey {
-		return nil, fmt.Errorf("%w: the upstream's key would travel to %s unencrypted; use https", ErrConfig, base.Host)
+	if c.Key != "" && !c.PlainKey {
+		if err := origin.CheckKey(base); err != nil {
+			return nil, fmt.Errorf("%w: upstream: %w", ErrConfig, err)
+		}
 	}
 	if strings.ContainsAny(string(c.Key), "\r\n\x00") {
 		return nil, fmt.Errorf("%w: the upstream's key has a line feed in it", ErrConfig)
@@ -105,7 +109,7 @@ func NewUpstream(c UpstreamConfig) (*Upstream, error) {
 		MaxResponseHeaderBytes: 64 << 10, DisableCompression: true,
 	}
 	u := &Upstream{c: c, base: base, health: newHealth(c.Failures, c.Cooldown, time.Now), model: c.Model}
-	u.client = &http.Client{Transport: t, CheckRedirect: sameHost}
+	u.client = &http.Client{Transport: t, CheckRedirect: origin.Stay}
 	return u, nil
 }
 
@@ -115,27 +119,6 @@ func redactURL(s string) string {
 		return u.Redacted()
 	}
 	return "URL"
-}
-
-// errRedirect is a redirection that is not followed.
-var errRedirect = errors.New("redirected to another host")
-
-// sameHost follows redirections within the host only: a query and the key are
-// for the host that was named.
-func sameHost(r *http.Request, via []*http.Request) error {
-	first := via[0].URL
-	if r.URL.Scheme != first.Scheme || r.URL.Host != first.Host {
-		return errRedirect
-	}
-	if len(via) > 3 {
-		return errors.New("redirected more than 3 times")
-	}
-	return nil
-}
-
-func loopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // Up reports whether the large model counts as reachable.
