@@ -37,7 +37,7 @@ func sourceFlags() []cli.Flag {
 func computeFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.IntFlag{Name: "threads", DefaultText: "all CPUs", Usage: "use `N` threads; never changes a result"},
-		&cli.StringFlag{Name: "kernel", Usage: "force the kernels `NAME`: scalar, avx2, avx512, avx512gfni, neon, neondot; never changes a result"},
+		&cli.StringFlag{Name: "kernel", Usage: "force the kernels `NAME`: scalar, avx2, avx512, avx512gfni, neon, neondot, neoni8mm; never changes a result"},
 	}
 }
 

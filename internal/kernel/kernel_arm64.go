@@ -6,11 +6,12 @@ import "golang.org/x/sys/cpu"
 
 // archImpls returns the arm64 implementations, fastest first. Advanced SIMD is
 // part of every arm64 that Go runs on. Dot products (FEAT_DotProd, Armv8.2
-// optional, Armv8.4 mandatory) are looked up by x/sys/cpu: AT_HWCAP on Linux
-// and Android, which holds what all cores of a big.LITTLE system share;
-// hw.optional.arm.FEAT_DotProd on Darwin, where macOS before 12 lacks the name
-// and gets "neon", slower and the same bits; IsProcessorFeaturePresent on
-// Windows. A system that x/sys cannot ask gets "neon" too.
+// optional, Armv8.4 mandatory) and matrix products (FEAT_I8MM, Armv8.2 optional,
+// Armv8.6 mandatory) are looked up by x/sys/cpu: AT_HWCAP and AT_HWCAP2 on Linux
+// and Android, which hold what all cores of a big.LITTLE system share;
+// hw.optional.arm on Darwin, where macOS before 12 lacks the names and gets
+// "neon", slower and the same bits; IsProcessorFeaturePresent on Windows. A
+// system that x/sys cannot ask gets "neon" too.
 func archImpls() []Impl {
 	neon := scalar
 	neon.Name, neon.limits = "neon", limitsNeon
@@ -28,10 +29,16 @@ func archImpls() []Impl {
 	neon.Rope, neon.Add = ropeArm, addArm
 	neon = checked(neon)
 
+	w8 := quantized{"MatW8", 4, 4, w8Dot1, w8Dot4}
+	w4 := quantized{"MatW4", 8, 4, w4Dot1, w4Dot4}
+	w2 := quantized{"MatW2", 16, 4, w2Dot1, w2Dot4}
 	dot := neon
 	dot.Name, dot.limits = "neondot", limitsDot
-	dot.MatW8 = quantized{"MatW8", 4, 4, w8Dot1, w8Dot4}.mat
-	dot.MatW4 = quantized{"MatW4", 8, 4, w4Dot1, w4Dot4}.mat
-	dot.MatW2 = quantized{"MatW2", 16, 4, w2Dot1, w2Dot4}.mat
-	return []Impl{{dot, cpu.ARM64.HasASIMDDP}, {neon, true}}
+	dot.MatW8, dot.MatW4, dot.MatW2 = w8.mat, w4.mat, w2.mat
+
+	tiles := dot
+	tiles.Name, tiles.limits = "neoni8mm", limitsI8mm
+	tiles.MatW8, tiles.MatW4, tiles.MatW2 = tiled{4, w8}.mat, tiled{8, w4}.mat, tiled{16, w2}.mat
+
+	return []Impl{{tiles, cpu.ARM64.HasI8MM && cpu.ARM64.HasASIMDDP}, {dot, cpu.ARM64.HasASIMDDP}, {neon, true}}
 }

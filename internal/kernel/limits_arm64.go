@@ -2,10 +2,11 @@
 
 package kernel
 
-// 16 SDOT of 16 products, or 8 pairs of SMULL and SADALP of 8.
+// 16 SMMLA of 32 products, 16 SDOT of 16, or 8 pairs of SMULL and SADALP of 8.
 var (
 	limitsNeon = limits{read: readNeon, int8: int8Work{smullNeon, 8 * 16}}
 	limitsDot  = limits{read: readNeon, int8: int8Work{sdotNeon, 16 * 32}}
+	limitsI8mm = limits{read: readNeon, int8: int8Work{smmlaNeon, 16 * 64}}
 )
 
 //go:noescape
@@ -16,3 +17,6 @@ func smullNeon(n int)
 
 //go:noescape
 func sdotNeon(n int)
+
+//go:noescape
+func smmlaNeon(n int)

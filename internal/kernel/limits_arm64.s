@@ -69,3 +69,28 @@ loop:
 	SUBS $1, R1
 	BNE  loop
 	RET
+
+// func smmlaNeon(n int)
+TEXT ·smmlaNeon(SB), NOSPLIT, $0-8
+	MOVD n+0(FP), R1
+
+loop:
+	SMMLA(16, 0, 1)
+	SMMLA(17, 0, 1)
+	SMMLA(18, 0, 1)
+	SMMLA(19, 0, 1)
+	SMMLA(20, 0, 1)
+	SMMLA(21, 0, 1)
+	SMMLA(22, 0, 1)
+	SMMLA(23, 0, 1)
+	SMMLA(24, 0, 1)
+	SMMLA(25, 0, 1)
+	SMMLA(26, 0, 1)
+	SMMLA(27, 0, 1)
+	SMMLA(28, 0, 1)
+	SMMLA(29, 0, 1)
+	SMMLA(30, 0, 1)
+	SMMLA(31, 0, 1)
+	SUBS $1, R1
+	BNE  loop
+	RET

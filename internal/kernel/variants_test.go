@@ -161,7 +161,7 @@ func TestMatQuantized(t *testing.T) {
 			for _, K := range widths {
 				for _, group := range []int{32, 64, 128} {
 					w := guarded[byte](t, panels*PanelBytes(K, group, q.per))
-					for _, T := range []int{1, 2, 3, 7, 8, 9, 17} {
+					for _, T := range []int{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 16, 17} { // their number shares no factor with that of kinds
 						kind = (kind + 1) % kinds
 						fillPanels(r, w, panels, K, group, q.per, kind)
 						x := randomActs(t, r, T, K, kind)
@@ -185,7 +185,7 @@ func TestMatQuantized(t *testing.T) {
 func TestMatQuantizedLong(t *testing.T) {
 	eachVariant(t, func(t *testing.T, f *Funcs) {
 		r := rand.New(rand.NewPCG(5, 6))
-		for _, c := range []struct{ K, T int }{{20000, 1}, {20012, 9}, {2052, 70}} {
+		for _, c := range []struct{ K, T int }{{20000, 1}, {20012, 9}, {2052, 70}, {172, 73}, {96, 136}} {
 			for _, q := range quantFormats {
 				w := guarded[byte](t, PanelBytes(c.K, 128, q.per))
 				fillPanels(r, w, 1, c.K, 128, q.per, random)

@@ -8,6 +8,9 @@
 // 8-bit dot products of four codes a lane. X: the four codes m[i] for all lanes.
 #define SDOTX(d, n, m, i) WORD $(0x4f80e000 | ((i)&1)<<21 | ((i)>>1)<<11 | (m)<<16 | (n)<<5 | (d)) // sdot v{d}.4s, v{n}.16b, v{m}.4b[{i}]
 
+// 2x2 products of 2x8 signed bytes: lane 2i+j adds row i of n times row j of m.
+#define SMMLA(d, n, m) WORD $(0x4e80a400 | (m)<<16 | (n)<<5 | (d)) // smmla v{d}.4s, v{n}.16b, v{m}.16b
+
 // Widening products and sums: 8 to 16 bits, 16 to 32 bits.
 #define SMULL(d, n, m) WORD $(0x0e20c000 | (m)<<16 | (n)<<5 | (d)) // smull v{d}.8h, v{n}.8b, v{m}.8b
 #define SMULL2(d, n, m) WORD $(0x4e20c000 | (m)<<16 | (n)<<5 | (d)) // smull2 v{d}.8h, v{n}.16b, v{m}.16b
@@ -39,6 +42,7 @@
 // Bytes and bits.
 #define SHLB(d, n, k) WORD $(0x4f085400 | (k)<<16 | (n)<<5 | (d)) // shl v{d}.16b, v{n}.16b, #{k}
 #define USHRB(d, n, k) WORD $(0x6f080400 | (8-(k))<<16 | (n)<<5 | (d)) // ushr v{d}.16b, v{n}.16b, #{k}
+#define SUBB(d, n, m) WORD $(0x6e208400 | (m)<<16 | (n)<<5 | (d)) // sub v{d}.16b, v{n}.16b, v{m}.16b
 #define ANDV(d, n, m) WORD $(0x4e201c00 | (m)<<16 | (n)<<5 | (d)) // and v{d}.16b, v{n}.16b, v{m}.16b
 #define BICV(d, n, m) WORD $(0x4e601c00 | (m)<<16 | (n)<<5 | (d)) // bic v{d}.16b, v{n}.16b, v{m}.16b
 #define EORV(d, n, m) WORD $(0x6e201c00 | (m)<<16 | (n)<<5 | (d)) // eor v{d}.16b, v{n}.16b, v{m}.16b
@@ -47,6 +51,14 @@
 #define COPY(d, n) WORD $(0x4ea01c00 | (n)<<16 | (n)<<5 | (d)) // mov v{d}.16b, v{n}.16b
 #define ZERO(d) WORD $(0x4f000400 | (d)) // movi v{d}.4s, #0
 #define HIGH(d, n) WORD $(0x6e004000 | (n)<<16 | (n)<<5 | (d)) // ext v{d}.16b, v{n}.16b, v{n}.16b, #8
+
+// Permutations of 32- and 64-bit lanes.
+#define ZIP1S(d, n, m) WORD $(0x4e803800 | (m)<<16 | (n)<<5 | (d)) // zip1 v{d}.4s, v{n}.4s, v{m}.4s
+#define ZIP2S(d, n, m) WORD $(0x4e807800 | (m)<<16 | (n)<<5 | (d)) // zip2 v{d}.4s, v{n}.4s, v{m}.4s
+#define ZIP1D(d, n, m) WORD $(0x4ec03800 | (m)<<16 | (n)<<5 | (d)) // zip1 v{d}.2d, v{n}.2d, v{m}.2d
+#define ZIP2D(d, n, m) WORD $(0x4ec07800 | (m)<<16 | (n)<<5 | (d)) // zip2 v{d}.2d, v{n}.2d, v{m}.2d
+#define UZP1S(d, n, m) WORD $(0x4e801800 | (m)<<16 | (n)<<5 | (d)) // uzp1 v{d}.4s, v{n}.4s, v{m}.4s
+#define UZP2S(d, n, m) WORD $(0x4e805800 | (m)<<16 | (n)<<5 | (d)) // uzp2 v{d}.4s, v{n}.4s, v{m}.4s
 
 // float32, each operation rounded once; X: by the element m[i].
 #define FADD(d, n, m) WORD $(0x4e20d400 | (m)<<16 | (n)<<5 | (d)) // fadd v{d}.4s, v{n}.4s, v{m}.4s

@@ -78,7 +78,7 @@ func readWords(t *testing.T) []instruction {
 // assemble returns GNU as' words for the texts.
 func assemble(t *testing.T, list []instruction) []uint32 {
 	t.Helper()
-	src := ".arch armv8.2-a+dotprod\n"
+	src := ".arch armv8.2-a+dotprod+i8mm\n"
 	for _, in := range list {
 		src += in.text + "\n"
 	}
