@@ -31,11 +31,17 @@ type SearchConfig struct {
 	// Wide is the number of pairs, the best alone, that later steps add.
 	Wide int    `json:"wide" yaml:"wide"`
 	Seed uint64 `json:"seed" yaml:"seed"`
+	// Trial is how the best maps are healed on trial where the model is healed.
+	Trial TrialConfig `json:"trial" yaml:"trial"`
 }
 
-// DefaultSearch is what docs/experiments.md, "Searching for a map", arrives at.
+// DefaultSearch is what docs/experiments.md, "Searching for a map" and
+// "Choosing a map by short heals", arrive at.
 func DefaultSearch() SearchConfig {
-	return SearchConfig{Tokens: 2048, Beam: 3, Pairs: 128, Wide: 24, Seed: 1}
+	return SearchConfig{
+		Tokens: 2048, Beam: 3, Pairs: 128, Wide: 24, Seed: 1,
+		Trial: TrialConfig{Candidates: 8, Rounds: 3, Tokens: 1 << 15, Held: 1 << 14},
+	}
 }
 
 // Check reports a setting outside its range.
@@ -43,7 +49,7 @@ func (c SearchConfig) Check() error {
 	if c.Tokens < 1 || c.Beam < 1 || c.Pairs < 1 || c.Wide < 1 {
 		return fmt.Errorf("%w: search with tokens %d, beam %d, pairs %d, wide %d: all must be positive", ErrPlan, c.Tokens, c.Beam, c.Pairs, c.Wide)
 	}
-	return nil
+	return c.Trial.Check()
 }
 
 // SearchRun is what a search works with.
@@ -64,6 +70,11 @@ type Candidate struct {
 	Name string  `json:"name,omitempty"` // "search", or the fixed plan it is
 	Plan Plan    `json:"plan"`
 	KL   float64 `json:"kl"` // mean over the examples' positions, nats
+	// Healed is what trials left of the divergence, on other examples, after
+	// about HealedTokens tokens; nil where the map was not tried, or can not be
+	// healed.
+	Healed       *float64 `json:"healed_kl,omitempty"`
+	HealedTokens int      `json:"healed_tokens,omitempty"`
 }
 
 // SearchReport tells what a search found, best first.
@@ -71,9 +82,18 @@ type SearchReport struct {
 	Tokens     int         `json:"tokens"`   // that each map was measured on
 	Measured   int         `json:"measured"` // maps
 	Candidates []Candidate `json:"candidates"`
+	// Trial is what choosing among them by short heals took; nil without.
+	Trial *TrialReport `json:"trial,omitempty"`
 }
 
-// Best is the map of the lowest divergence.
+// TrialReport tells how maps were tried.
+type TrialReport struct {
+	Rounds []Round `json:"rounds"`
+	Tokens int     `json:"tokens"` // learned from, of all rounds
+	Held   int     `json:"held"`   // measured on, the same for all maps
+}
+
+// Best is the map to share by.
 func (r SearchReport) Best() Plan { return r.Candidates[0].Plan }
 
 // search is one run.
@@ -135,22 +155,70 @@ func (s *search) run(ctx context.Context) (SearchReport, error) {
 	if err != nil {
 		return SearchReport{}, err
 	}
-	return s.report(top, fixed, beam), nil
+	found, err := s.varied(ctx, top, s.Config.Trial.Candidates-len(fixed))
+	if err != nil {
+		return SearchReport{}, err
+	}
+	return s.report(slices.Concat(found, fixed)), nil
 }
 
-// report lists the result, the fixed plans and the beam's last maps, best
-// first.
-func (s *search) report(top Candidate, fixed, beam []Candidate) SearchReport {
-	out := SearchReport{Tokens: s.m.tokens, Measured: len(s.known)}
-	named := map[string]bool{}
-	for _, c := range slices.Concat(fixed, []Candidate{top}, best(beam, s.Config.Beam)) {
-		if key := c.Plan.String(); !named[key] {
-			named[key] = true
-			c.Name = cmp.Or(s.known[key].Name, string(Search))
-			out.Candidates = append(out.Candidates, c)
+// report lists maps, best first.
+func (s *search) report(all []Candidate) SearchReport {
+	out := SearchReport{Tokens: s.m.tokens, Measured: len(s.known), Candidates: best(all, len(all))}
+	for i, c := range out.Candidates {
+		out.Candidates[i].Name = cmp.Or(s.known[c.Plan.String()].Name, string(Search))
+	}
+	return out
+}
+
+// varied picks n of the maps that were measured, and at least Beam. The best
+// maps of all differ in single givers, which healing makes alike, so for each
+// set of takers there are the best map and the one of the nearest givers: far
+// givers are best before healing, near ones often after it.
+func (s *search) varied(ctx context.Context, top Candidate, n int) ([]Candidate, error) {
+	n = max(n, s.Config.Beam)
+	whole := []Candidate{top}
+	for _, c := range s.known {
+		if len(c.Plan) == s.Takers {
+			whole = append(whole, c)
 		}
 	}
-	out.Candidates = best(out.Candidates, len(out.Candidates))
+	var out []Candidate
+	sets := map[string]bool{}
+	for _, c := range best(whole, len(whole)) {
+		set := fmt.Sprint(c.Plan.Takers())
+		if sets[set] || len(out) >= n {
+			continue
+		}
+		sets[set] = true
+		near, err := s.measure(ctx, []Candidate{{Plan: nearest(s.Model.Graph, c.Plan)}})
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, c)
+		if fixed := near[0].Name != ""; !fixed && near[0].Plan.String() != c.Plan.String() {
+			out = append(out, near[0])
+		}
+	}
+	return out[:min(n, len(out))], nil
+}
+
+// nearest is p with each taker reading the last block before it that gives and
+// that it can read.
+func nearest(g *model.Graph, p Plan) Plan {
+	out := Plan{}
+	for taker, giver := range p {
+		out[taker] = giver
+		for i := taker - 1; i > giver; i-- {
+			if _, takes := p[i]; !takes && (Plan{taker: i}).Check(g) == nil {
+				out[taker] = i
+				break
+			}
+		}
+	}
+	if out.Check(g) != nil {
+		return p
+	}
 	return out
 }
 

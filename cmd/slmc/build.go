@@ -340,6 +340,7 @@ func printPreview(c *cli.Context, p pipeline.PreviewReport) error {
 	}
 	if len(p.Shared) > 0 {
 		printShared(w, p.Shared)
+		printTrials(w, p.Trials)
 	}
 	fmt.Fprintf(w, "memory to build\t%s\n", megabytes(p.BuildMemory))
 	fmt.Fprintf(w, "memory to run\t%s beside the file; cache %d bytes a token\n", megabytes(p.RunMemory), p.KVPerToken)

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -66,4 +67,17 @@ func printShared(w io.Writer, all []pipeline.SharedPreview) {
 		fmt.Fprintf(w, "  %s\t%s\t%d, %d bytes a token (-%.1f%%)\t%d multiply-adds a token (-%.1f%%)\t-%d\t%s\n", p.Name, p.Plan,
 			c.CacheF16.After, c.CacheKV8.After, 100*c.CacheF16.Saved(), c.Prefill.After, 100*c.Prefill.Saved(), c.Parameters.Before-c.Parameters.After, kl)
 	}
+}
+
+// printTrials tells what a build does yet to choose a map.
+func printTrials(w io.Writer, t *pipeline.TrialPreview) {
+	if t == nil {
+		return
+	}
+	var rounds []string
+	for _, r := range t.Rounds {
+		rounds = append(rounds, fmt.Sprintf("%d of them on %d tokens", r.Maps, r.Tokens))
+	}
+	fmt.Fprintf(w, "map to be chosen\tby short heals of %s each: about %d tokens in all, %.0f s; measured on %d others\n",
+		strings.Join(rounds, ", then "), t.Tokens, max(1, t.Seconds), t.Held)
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	goruntime "runtime"
+	"slices"
 	"time"
 
 	"slmc/convert"
@@ -324,7 +325,7 @@ func (b *build) writeWeights(w io.Writer) error {
 func (b *build) stage(name, key string, make func(path string) error) (string, error) {
 	make = b.probing(name, make)
 	path, found, err := b.cache.File(b.ctx, key, make)
-	if found {
+	if found && !slices.Contains(b.report.Cached, name) {
 		b.report.Cached = append(b.report.Cached, name)
 	}
 	return path, err

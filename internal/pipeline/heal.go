@@ -26,19 +26,18 @@ func DefaultHeal() qat.Config { return qat.DefaultConfig() }
 // in its place. It is kept as float32, one weight after another, and behind
 // them what training told.
 func (b *build) heal() error {
-	s := b.recipe.Share
+	// How the map was chosen does not change what is healed.
+	s := *b.recipe.Share
+	s.Plan, s.Search = "", nil
 	key, err := Key("heal", healVersion, struct {
 		Sources []convert.FileDigest
 		Context int
-		Share   *Sharing
+		Share   Sharing
 	}{b.digests, b.recipe.Context, s})
 	if err != nil {
 		return err
 	}
-	values := healed{g: b.model.Graph, offsets: make([]int64, len(b.model.Weights)+1)}
-	for i, w := range b.model.Weights {
-		values.offsets[i+1] = values.offsets[i] + 4*int64(w.Elems())
-	}
+	values := newHealed(b.model.Graph)
 	size := values.size()
 	path, err := b.stage("heal", key, func(path string) error { return b.runHeal(path, b.cache.Path(key+".state"), values) })
 	if err != nil {
@@ -130,6 +129,14 @@ type healed struct {
 	offsets []int64 // of each weight, and the end
 	file    *os.File
 	data    []byte
+}
+
+func newHealed(g *model.Graph) healed {
+	h := healed{g: g, offsets: make([]int64, len(g.Weights)+1)}
+	for i, w := range g.Weights {
+		h.offsets[i+1] = h.offsets[i] + 4*int64(w.Elems())
+	}
+	return h
 }
 
 func (h healed) size() int64 { return h.offsets[len(h.offsets)-1] }

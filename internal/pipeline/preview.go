@@ -27,6 +27,9 @@ type PreviewReport struct {
 	// Shared compares the map of a recipe that shares keys and values, first,
 	// with others of as many takers.
 	Shared []SharedPreview `json:"share_kv,omitempty"`
+	// Trials are what a build does to choose among the maps of a search, which
+	// a dry run does not; nil where the first map is the build's.
+	Trials *TrialPreview `json:"share_kv_trials,omitempty"`
 }
 
 // FormatBytes sums the weights of one number format.
@@ -43,7 +46,7 @@ func Preview(ctx context.Context, cfg Config, log *slog.Logger) (_ PreviewReport
 		return PreviewReport{}, err
 	}
 	defer func() { err = errors.Join(err, b.source.Close()) }()
-	shared, err := b.previewShare() // a search decides the graph
+	shared, trials, err := b.previewShare() // a search decides the graph
 	if err != nil {
 		return PreviewReport{}, err
 	}
@@ -71,7 +74,7 @@ func Preview(ctx context.Context, cfg Config, log *slog.Logger) (_ PreviewReport
 		// The packed weights stay mapped while the float teacher runs beside.
 		p.BuildMemory = max(p.BuildMemory, p.WeightBytes+4*p.Parameters+2*p.RunMemory)
 	}
-	p.Shared = shared
+	p.Shared, p.Trials = shared, trials
 	return p, nil
 }
 

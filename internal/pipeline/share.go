@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"slmc/convert"
 	"slmc/formats"
@@ -17,7 +18,7 @@ import (
 
 // Versions of the stages of this file.
 const (
-	searchVersion = 1
+	searchVersion = 2
 	healVersion   = 1 // of heal.go
 )
 
@@ -69,8 +70,12 @@ func (b *build) shareKV() error {
 			return fmt.Errorf("%w: %w", ErrUsage, err)
 		}
 	}
-	if s.Map == nil {
-		return nil // the search comes later
+	if s.Map == nil { // the search comes later
+		if !b.healsLater() && s.Search.Trial.Candidates > 0 {
+			c := *s.Search
+			c.Trial.Candidates, s.Search = 0, &c
+		}
+		return nil
 	}
 	return b.link(s.Map)
 }
@@ -93,7 +98,7 @@ func (b *build) shared() error {
 		return nil
 	}
 	if s.Map == nil {
-		if err := b.timed("search", b.search); err != nil {
+		if err := b.chooseMap(); err != nil {
 			return err
 		}
 	}
@@ -128,16 +133,45 @@ func costPrompt(g *model.Graph) int { return min(512, g.Context) }
 
 func percent(c kvshare.Change) string { return fmt.Sprintf("%.1f%%", 100*c.Saved()) }
 
-// search finds the map on the examples.
-func (b *build) search() error {
+// chooseMap searches for maps on the examples and heals the best on trial.
+func (b *build) chooseMap() error {
+	var r kvshare.SearchReport
+	err := b.timed("search", func() (err error) { r, err = b.search(); return err })
+	if err != nil {
+		return err
+	}
+	if err := b.timed("trials", func() error { return b.trials(&r) }); err != nil {
+		return err
+	}
+	for _, c := range r.Candidates {
+		attrs := []any{"map", c.Plan, "kl", fmt.Sprintf("%.4f", c.KL)}
+		if c.Healed != nil {
+			attrs = append(attrs, "healed", fmt.Sprintf("%.4f", *c.Healed), "tokens", c.HealedTokens)
+		}
+		b.log.Info("candidate", append(attrs, "from", c.Name)...)
+	}
+	// Not into the bundle: its recipe has the map, and made again from that
+	// there is no search.
+	b.report.Search = &r
+	if err := b.link(r.Best()); err != nil {
+		return err
+	}
+	return b.settle()
+}
+
+// search measures maps on the examples before anything is healed.
+func (b *build) search() (r kvshare.SearchReport, err error) {
 	s := b.cfg.Recipe.Share
 	key, err := Key("search", searchVersion, struct {
 		Sources []convert.FileDigest
 		Context int
-		Share   *Sharing
-	}{b.digests, b.recipe.Context, s})
+		Plan    string
+		Search  *kvshare.SearchConfig
+		SHA256  string
+		Fields  Fields
+	}{b.digests, b.recipe.Context, s.Plan, s.Search, s.SHA256, s.Fields})
 	if err != nil {
-		return err
+		return r, err
 	}
 	path, err := b.stage("search", key, func(path string) error {
 		r, err := b.runSearch()
@@ -151,26 +185,16 @@ func (b *build) search() error {
 		return os.WriteFile(path, data, 0o600)
 	})
 	if err != nil {
-		return err
+		return r, err
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return err
+		return r, err
 	}
-	var r kvshare.SearchReport
 	if err := json.Unmarshal(data, &r); err != nil || len(r.Candidates) == 0 {
-		return fmt.Errorf("cached search: %w", errors.Join(err, formats.ErrCorrupt))
+		return r, fmt.Errorf("cached search: %w", errors.Join(err, formats.ErrCorrupt))
 	}
-	for _, c := range r.Candidates {
-		b.log.Info("candidate", "map", c.Plan, "kl", fmt.Sprintf("%.4f", c.KL), "from", c.Name)
-	}
-	// Not into the bundle: its recipe has the map, and made again from that
-	// there is no search.
-	b.report.Search = &r
-	if err := b.link(r.Best()); err != nil {
-		return err
-	}
-	return b.settle()
+	return r, nil
 }
 
 // runSearch measures maps of as many takers as the plan asks for.
@@ -201,15 +225,16 @@ type SharedPreview struct {
 	KL *float64 `json:"kl,omitempty"`
 }
 
-// previewShare compares maps, the one that a build would share by first. A
-// search is run: which map it finds is what a dry run is asked for.
-func (b *build) previewShare() ([]SharedPreview, error) {
+// previewShare compares maps, the one that a build would share by first, as far
+// as that is known before healing. A search is run: which maps it finds is what
+// a dry run is asked for.
+func (b *build) previewShare() ([]SharedPreview, *TrialPreview, error) {
 	if b.cfg.Recipe.Share == nil {
-		return nil, nil
+		return nil, nil, nil
 	}
-	all, err := b.candidates()
+	all, trials, err := b.candidates()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	m, s := b.source.Checkpoint.Model, b.cfg.Recipe.Share
 	var out []SharedPreview
@@ -219,7 +244,7 @@ func (b *build) previewShare() ([]SharedPreview, error) {
 		}
 		g, _, err := m.ShareKV(c.Plan)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		p := SharedPreview{Name: c.Name, Plan: c.Plan, Cost: kvshare.CostOf(m.Graph, g, costPrompt(g))}
 		if b.cfg.CalibrateFile != "" {
@@ -227,31 +252,37 @@ func (b *build) previewShare() ([]SharedPreview, error) {
 		}
 		out = append(out, p)
 	}
-	return out, nil
+	return out, trials, nil
 }
 
 // candidates are the maps of a dry run, measured where there are examples. The
-// first is the one that a build takes, which is decided now.
-func (b *build) candidates() ([]kvshare.Candidate, error) {
+// first is the one that a build takes unless trials find a better one.
+func (b *build) candidates() ([]kvshare.Candidate, *TrialPreview, error) {
 	s := b.cfg.Recipe.Share
 	if s.Map == nil {
+		begin := time.Now()
 		r, err := b.runSearch()
 		if err != nil {
-			return nil, err
+			return nil, nil, err
+		}
+		trials, err := b.previewTrials(r, time.Since(begin))
+		if err != nil {
+			return nil, nil, err
 		}
 		if err := b.link(r.Best()); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		return r.Candidates, b.settle()
+		return r.Candidates, trials, b.settle()
 	}
 	m := b.source.Checkpoint.Model
 	all := append([]kvshare.Candidate{{Name: cmp.Or(s.Plan, "map"), Plan: s.Map}}, kvshare.Fixed(m.Graph, len(s.Map))...)
 	if b.cfg.CalibrateFile == "" {
-		return all, nil
+		return all, nil, nil
 	}
 	seqs, err := b.examples(s.Fields)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return kvshare.SearchRun{Model: m, Seqs: seqs, Config: kvshare.DefaultSearch(), Kernel: b.kernel, Threads: b.cfg.Env.Threads}.Measure(b.ctx, all)
+	all, err = kvshare.SearchRun{Model: m, Seqs: seqs, Config: kvshare.DefaultSearch(), Kernel: b.kernel, Threads: b.cfg.Env.Threads}.Measure(b.ctx, all)
+	return all, nil, err
 }

@@ -1,0 +1,212 @@
+package kvshare
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+
+	"slmc/internal/exec"
+	"slmc/internal/kernel"
+	"slmc/model"
+)
+
+// What a search minimizes, the divergence before healing, does not rank maps
+// that lie close together after it (docs/experiments.md, "Choosing a map by
+// short heals"). So the best few maps and every fixed plan of the same size are
+// healed for a short while, and those that are nearest to the unshared model on
+// examples that no trial learns from go on: successive halving (Jamieson and
+// Talwalkar, arXiv 1502.07943). We differ in that each round heals anew, from
+// the source's weights, with twice the tokens: the schedule of the learning
+// rate spans a run, so a run can not be made longer afterwards.
+
+// ErrTooFew is too little text to hold some of it back from trials.
+var ErrTooFew = errors.New("too few examples to heal maps on trial")
+
+// TrialConfig is how maps are tried. All of it decides the result.
+type TrialConfig struct {
+	// Candidates is how many maps the first round heals: the fixed plans, and
+	// the best of what the search measured. 0: nothing is healed on trial, and
+	// the divergence before healing decides.
+	Candidates int `json:"candidates" yaml:"candidates"`
+	// Rounds is the number of rounds; each goes on with the better half of the
+	// one before, on twice its tokens.
+	Rounds int `json:"rounds" yaml:"rounds"`
+	// Tokens is about how many tokens a map of the first round learns from.
+	Tokens int `json:"tokens" yaml:"tokens"`
+	// Held is about how many tokens are held back to measure on, at most a
+	// quarter of all.
+	Held int `json:"held" yaml:"held"`
+}
+
+// minHeld is the fewest tokens that tell maps apart at all.
+const minHeld = 256
+
+// Check reports a setting outside its range.
+func (c TrialConfig) Check() error {
+	if c.Candidates == 0 {
+		return nil
+	}
+	if c.Candidates < 1 || c.Rounds < 1 || c.Rounds > 16 || c.Tokens < 1 || c.Tokens > 1<<32 || c.Held < minHeld {
+		return fmt.Errorf("%w: trials of %d candidates in %d rounds on %d tokens, %d held back: want 1 or more (candidates 0: none), 1 to 16 rounds, and %d held back or more",
+			ErrPlan, c.Candidates, c.Rounds, c.Tokens, c.Held, minHeld)
+	}
+	return nil
+}
+
+// Round is one round of trials.
+type Round struct {
+	Maps   int `json:"maps"`
+	Tokens int `json:"tokens"` // about, that each map learns from
+}
+
+// Plan lists the rounds for n maps to choose from; one alone is not tried.
+func (c TrialConfig) Plan(n int) []Round {
+	var out []Round
+	n = min(n, c.Candidates)
+	for r := 0; r < c.Rounds && n > 1; r++ {
+		out = append(out, Round{n, c.Tokens << r})
+		n = (n + 1) / 2
+	}
+	return out
+}
+
+// Examples are what trials learn from and are measured on, no sequence in both.
+type Examples struct {
+	Learn, Held [][]int32
+}
+
+// Split draws the examples of trials from seed. A sequence that is held back is
+// held back wherever it occurs. ErrTooFew when less than minHeld tokens could
+// be held back, a quarter of all.
+func (c TrialConfig) Split(seqs [][]int32, seed uint64) (Examples, error) {
+	all := count(seqs)
+	want := min(c.Held, all/4)
+	if want < minHeld {
+		return Examples{}, fmt.Errorf("%w: they have %d tokens, wanted %d", ErrTooFew, all, 4*minHeld)
+	}
+	var e Examples
+	held, tokens := map[string]bool{}, 0
+	order := rand.New(rand.NewPCG(seed, 1)).Perm(len(seqs))
+	for _, i := range order {
+		if k := fmt.Sprint(seqs[i]); tokens < want && !held[k] {
+			held[k] = true
+			tokens += len(seqs[i])
+			e.Held = append(e.Held, seqs[i])
+		}
+	}
+	for _, i := range order {
+		if !held[fmt.Sprint(seqs[i])] {
+			e.Learn = append(e.Learn, seqs[i])
+		}
+	}
+	if tokens < minHeld || count(e.Learn) < minHeld {
+		return Examples{}, fmt.Errorf("%w: of %d tokens %d could be held back, %d are left to learn from, wanted %d each", ErrTooFew, all, tokens, count(e.Learn), minHeld)
+	}
+	return e, nil
+}
+
+// First gives the sequences of Learn that have about tokens tokens, and the
+// passes over them that make it so many where there are less, at most most.
+func (e Examples) First(tokens int, most float64) (seqs [][]int32, epochs float64) {
+	n := 0
+	for i, q := range e.Learn {
+		if n += len(q); n >= tokens {
+			return e.Learn[:i+1], min(1, most)
+		}
+	}
+	return e.Learn, min(float64(tokens)/float64(n), most)
+}
+
+func count(seqs [][]int32) int {
+	n := 0
+	for _, q := range seqs {
+		n += len(q)
+	}
+	return n
+}
+
+// TrialRun is what trials work with.
+type TrialRun struct {
+	Config TrialConfig
+	// Heal heals the model shared by a map on about tokens tokens and gives the
+	// divergence that is left on the examples held back, in nats a token; +Inf
+	// for a map that can not be healed.
+	Heal func(ctx context.Context, p Plan, tokens int) (float64, error)
+}
+
+// Run tries candidates of a search and orders them: those of the last round by
+// what is left after healing, those that dropped out before behind them, round
+// by round, and the ones that were not tried last. The divergence before
+// healing decides between equals.
+func (r TrialRun) Run(ctx context.Context, all []Candidate) ([]Candidate, error) {
+	if err := r.Config.Check(); err != nil {
+		return nil, err
+	}
+	in := r.entrants(all)
+	rest := slices.DeleteFunc(slices.Clone(all), func(c Candidate) bool {
+		return slices.ContainsFunc(in, func(d Candidate) bool { return d.Plan.String() == c.Plan.String() })
+	})
+	for _, round := range r.Config.Plan(len(in)) {
+		left := make(map[string]float64, round.Maps)
+		for i := range round.Maps {
+			kl, err := r.Heal(ctx, in[i].Plan, round.Tokens)
+			if err != nil {
+				return nil, fmt.Errorf("map %s: %w", in[i].Plan, err)
+			}
+			if math.IsNaN(kl) {
+				kl = math.Inf(1)
+			}
+			left[in[i].Plan.String()] = kl
+			in[i].Healed, in[i].HealedTokens = nil, round.Tokens
+			if !math.IsInf(kl, 1) {
+				in[i].Healed = &kl
+			}
+		}
+		slices.SortStableFunc(in[:round.Maps], func(a, b Candidate) int {
+			return cmp.Or(cmp.Compare(left[a.Plan.String()], left[b.Plan.String()]), cmp.Compare(a.KL, b.KL))
+		})
+	}
+	return append(in, rest...), nil
+}
+
+// entrants are the candidates of the first round, those of the lowest
+// divergence first: the fixed plans, since a search promises to be no worse
+// than they are, and the best others.
+func (r TrialRun) entrants(all []Candidate) []Candidate {
+	all = best(all, len(all))
+	isFixed := func(c Candidate) bool { return c.Name != string(Search) }
+	fixed := slices.DeleteFunc(slices.Clone(all), func(c Candidate) bool { return !isFixed(c) })
+	found := slices.DeleteFunc(slices.Clone(all), isFixed)
+	n := min(r.Config.Candidates, len(all))
+	found = found[:min(len(found), max(1, n-len(fixed)))]
+	out := best(append(found, fixed...), len(all))
+	return out[:min(n, len(out))]
+}
+
+// Judge measures models by KL(unshared || shared) over the same examples.
+type Judge struct{ m *meter }
+
+// NewJudge runs the unshared model over seqs, as far as its logits fit
+// maxLogits.
+func NewJudge(ctx context.Context, unshared *model.Model, seqs [][]int32, f *kernel.Funcs) (Judge, error) {
+	m, err := newMeter(ctx, unshared, seqs, count(seqs), 0, f, 1)
+	return Judge{m}, err
+}
+
+// Tokens is the number of positions that are measured.
+func (j Judge) Tokens() int { return j.m.tokens }
+
+// KL is the divergence of m from the unshared model, in nats a position.
+func (j Judge) KL(ctx context.Context, m *model.Model) (float64, error) {
+	of := *j.m
+	of.g = m.Graph
+	var err error
+	if of.params, err = exec.LoadParams(m, of.longest); err != nil {
+		return 0, err
+	}
+	return of.kl(ctx, nil)
+}
