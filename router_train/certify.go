@@ -23,6 +23,9 @@ type Certify struct {
 	// the first: a router that sends on everything is none.
 	Grid    int     `json:"grid"`
 	MaxRate float64 `json:"max_rate"`
+	// Limit is the rule of the bounds. Empty, Fit fixes it by the training part:
+	// LimitExact when all its scores are 0 or 1, else LimitGraded.
+	Limit Limit `json:"limit,omitempty"`
 }
 
 // DefaultCertify is two points at 95 %, decided when the answer stands. Known is
@@ -44,7 +47,7 @@ func (c *Certify) Check() error {
 	case c.Grid < 2 || c.Grid > 1000 || !(c.MaxRate > 0 && c.MaxRate <= 1):
 		return fmt.Errorf("a grid of %d rows from a deferral rate of %g, want 2 to 1000 rows and a rate above 0 and at most 1", c.Grid, c.MaxRate)
 	}
-	return nil
+	return c.Limit.Check()
 }
 
 // Scored is a labelled query as a router reads it.
@@ -118,8 +121,9 @@ func rule(c Certify, at deferral.Checkpoint, t float32) deferral.Row {
 	return r
 }
 
-// Measure fills in a row's figures from queries that nothing was fitted to.
-func Measure(row deferral.Row, rows []Scored) deferral.Row {
+// Measure fills in a row's figures from queries that nothing was fitted to, its bound
+// by that rule.
+func Measure(row deferral.Row, rows []Scored, limit Limit) deferral.Row {
 	loss := make([]float64, len(rows))
 	row.DeferralRate, row.EarlyRate, row.Quality, row.LargeQuality, row.Loss = 0, 0, 0, 0, 0
 	for i := range rows {
@@ -142,7 +146,7 @@ func Measure(row deferral.Row, rows []Scored) deferral.Row {
 	for _, x := range []*float64{&row.DeferralRate, &row.EarlyRate, &row.Quality, &row.LargeQuality, &row.Loss} {
 		*x = math.Round(*x/float64(max(1, row.N))*1e6) / 1e6
 	}
-	row.Bound = Upper(loss, row.Delta)
+	row.Bound = limit.Upper(loss, row.Delta)
 	return row
 }
 
@@ -151,7 +155,7 @@ func NewTable(c Certify, grids map[deferral.Checkpoint][]float32, cal []Scored, 
 	t := deferral.Table{Bound: c.Bound, Checkpoint: c.Checkpoint, Split: split}
 	for _, at := range []deferral.Checkpoint{deferral.Pre, deferral.Post} {
 		for _, x := range grids[at] {
-			t.Rows = append(t.Rows, Measure(rule(c, at, x), cal))
+			t.Rows = append(t.Rows, Measure(rule(c, at, x), cal, c.Limit))
 		}
 	}
 	return t
@@ -210,7 +214,7 @@ func (t *trainer) finish(p deferral.Parts, report Report) (*Trained, error) {
 		report.Default = &row
 	}
 	if len(test) >= minTrain {
-		e, err := Evaluate(test, &p.Table)
+		e, err := Evaluate(test, &p.Table, t.c.Certify.Limit)
 		if err == nil {
 			report.Test = &e
 		}

@@ -29,8 +29,8 @@ type Figures struct {
 	Quality      float64 `json:"quality"` // of what the user gets
 	Bound        float64 `json:"bound"`
 	Delta        float64 `json:"delta"`
-	// BoundViolated says that the loss's lower Clopper-Pearson limit at level
-	// 1-delta exceeds the bound.
+	// BoundViolated says that the loss's lower limit at level 1-delta exceeds the
+	// bound.
 	BoundViolated bool    `json:"bound_violated"`
 	ECE           float64 `json:"ece"` // of P(wrong) at post
 }
@@ -70,13 +70,14 @@ type Signals struct {
 }
 
 // Evaluate measures queries that nothing was fitted to against a table's default
-// row; a table without a feasible one is an *deferral.Infeasible.
-func Evaluate(rows []Scored, t *deferral.Table) (Deferral, error) {
-	return EvaluateWith(rows, nil, t)
+// row, by the rule of the table's bounds; a table without a feasible one is an
+// *deferral.Infeasible.
+func Evaluate(rows []Scored, t *deferral.Table, limit Limit) (Deferral, error) {
+	return EvaluateWith(rows, nil, t, limit)
 }
 
 // EvaluateWith also measures the untrained signals, one for each row.
-func EvaluateWith(rows []Scored, signals []Signals, t *deferral.Table) (d Deferral, err error) {
+func EvaluateWith(rows []Scored, signals []Signals, t *deferral.Table, limit Limit) (d Deferral, err error) {
 	if len(rows) == 0 {
 		return d, ErrNothing
 	}
@@ -85,7 +86,7 @@ func EvaluateWith(rows []Scored, signals []Signals, t *deferral.Table) (d Deferr
 		return d, err
 	}
 	v := newVectors(rows)
-	got := Measure(row, rows)
+	got := Measure(row, rows, limit)
 	d.Figures = Figures{
 		AUROCPre: Figure(AUROC(v.at(deferral.Pre), v.wrong)), AUROCMid: Figure(AUROC(v.at(deferral.Mid), v.wrong)),
 		AUROCPost: Figure(AUROC(v.at(deferral.Post), v.wrong)), AUROCEntropy: Figure(math.NaN()),
@@ -93,7 +94,7 @@ func EvaluateWith(rows []Scored, signals []Signals, t *deferral.Table) (d Deferr
 		Bound:     t.Bound, Delta: row.Delta, DeferralRate: got.DeferralRate, Quality: got.Quality,
 		ECE: ECE(v.at(deferral.Post), v.wrong, ECEBins),
 	}
-	d.More = v.details(row, got)
+	d.More = v.details(row, got, limit)
 	d.BoundViolated = d.More.LossLow > t.Bound
 	if signals != nil {
 		v.signals(&d, signals)
@@ -134,7 +135,7 @@ func (v *vectors) score(c deferral.Checkpoint) []float64 {
 	return out
 }
 
-func (v *vectors) details(row, got deferral.Row) Details {
+func (v *vectors) details(row, got deferral.Row, limit Limit) Details {
 	n := len(v.rows)
 	curves := map[string]Curve{
 		"router": NewCurve(v.score(row.Checkpoint), v.small, v.large), "random": Random(v.small, v.large), "oracle": Oracle(v.small, v.large),
@@ -152,16 +153,16 @@ func (v *vectors) details(row, got deferral.Row) Details {
 	}
 	large := curves["random"].Quality[n]
 	at := v.at(deferral.Post)
-	gain := make([]float64, n)
-	strange, lost := 0, 0
+	gain, loss := make([]float64, n), make([]float64, n)
+	strange := 0
 	for i := range v.rows {
 		r := v.rows[i].At(deferral.Post)
 		gain[i] = float64(r.Gain)
 		if row.Strange(r) {
 			strange++
 		}
-		if deferred, _ := v.rows[i].Apply(row); !deferred && v.gain[i] > 0 {
-			lost++
+		if deferred, _ := v.rows[i].Apply(row); !deferred {
+			loss[i] = v.gain[i]
 		}
 	}
 	drop := map[string]float64{}
@@ -170,7 +171,7 @@ func (v *vectors) details(row, got deferral.Row) Details {
 	}
 	return Details{
 		N: n, SmallQuality: curves["random"].Quality[0], LargeQuality: large,
-		Loss: got.Loss, LossLow: ClopperPearsonLow(lost, n, row.Delta),
+		Loss: got.Loss, LossLow: limit.Lower(loss, row.Delta),
 		Brier: Brier(at, v.wrong), ECEGain: ECE(gain, v.gain, ECEBins), AURC: AURC(at, v.wrong),
 		APGR:  apgr,
 		CPT50: each(func(c Curve) float64 { return c.CPT(0.5) }), CPT80: each(func(c Curve) float64 { return c.CPT(0.8) }), CPT95: each(func(c Curve) float64 { return c.CPT(0.95) }),

@@ -8,9 +8,9 @@ import (
 	"slmc/internal/deferral"
 )
 
-// graded makes queries with these scores, all read alike before the answer and
+// queriesWith makes queries with these scores, all read alike before the answer and
 // differently after it.
-func graded(small, large []float64) (rows []Scored) {
+func queriesWith(small, large []float64) (rows []Scored) {
 	for i := range small {
 		score := float32(i+1) / float32(len(small)+1)
 		rows = append(rows, Scored{Small: small[i], Large: large[i], Readings: []deferral.Reading{
@@ -38,7 +38,7 @@ func TestUndefinedFigures(t *testing.T) {
 		{"no gap", []float64{1, 0}, []float64{1, 0}, []string{"auroc_entropy", "gap_closed"}, "equally good"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			d, err := Evaluate(graded(c.small, c.large), table)
+			d, err := Evaluate(queriesWith(c.small, c.large), table, LimitExact)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -76,7 +76,7 @@ func TestUndefinedFigures(t *testing.T) {
 // Answers that end before the first reading during them have the one before
 // them, so that the two figures are equal; a longer answer's own counts.
 func TestMidOfShortAnswers(t *testing.T) {
-	rows := graded([]float64{1, 0}, []float64{1, 1})
+	rows := queriesWith([]float64{1, 0}, []float64{1, 1})
 	v := newVectors(rows)
 	if pre, mid := v.at(deferral.Pre), v.at(deferral.Mid); pre[0] != mid[0] || pre[1] != mid[1] {
 		t.Errorf("before %v, during %v", pre, mid)

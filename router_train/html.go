@@ -145,7 +145,7 @@ func page(r Report, rows []Scored, part string, table *deferral.Table) ([]byte, 
 		Figures           *Deferral
 		Rows              []deferral.Row
 	}{Report: r, Part: part, N: len(rows), MidEvery: deferral.MidEvery, Cost: svg(cost), Reliability: svg(reliable), Rows: table.Rows}
-	if d, err := Evaluate(rows, table); err == nil {
+	if d, err := Evaluate(rows, table, r.Config.Certify.Limit); err == nil {
 		data.Figures = &d
 	}
 	tmpl, err := template.New("report").Funcs(template.FuncMap{

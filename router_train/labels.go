@@ -244,8 +244,8 @@ func (r *Label) large() float64 {
 	return r.Large.Score
 }
 
-// Binary reports whether all scores are 0 or 1.
-func (l *Labels) Binary() bool {
+// binary reports whether all scores are 0 or 1.
+func (l *Labels) binary() bool {
 	for i := range l.Rows {
 		for _, s := range []float64{l.Rows[i].Small.Score, l.Rows[i].large()} {
 			if s != math.Trunc(s) {

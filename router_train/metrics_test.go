@@ -103,7 +103,31 @@ func TestUpperOfGradedLosses(t *testing.T) {
 	// Mean 0.25, variance 0.0625*1000/999; equation of theorem 4.
 	l := math.Log(40)
 	want := 0.25 + math.Sqrt(2*0.0625*1000/999*l/1000) + 7*l/(3*999)
-	near(t, "empirical Bernstein", Upper(loss, 0.05), want, 2e-6)
+	near(t, "empirical Bernstein", LimitGraded.Upper(loss, 0.05), want, 2e-6)
+	near(t, "its lower limit", LimitGraded.Lower(loss, 0.05), 0.5-want, 2e-6)
+	near(t, "above 0 counted", LimitExact.Upper(loss, 0.05), ClopperPearson(500, 1000, 0.05), 2e-6)
+	near(t, "1 counted", LimitExact.Lower(loss, 0.05), 0, 0)
+}
+
+// The rule does not follow the sample that is certified on: graded losses that happen
+// to be 0 and 1 there are bounded as graded ones are. A choice after the fact
+// fails with a probability of up to two deltas.
+func TestLimitIsFixedBeforeTheSample(t *testing.T) {
+	lucky := make([]float64, 500)
+	lucky[0] = 1
+	if exact, graded := LimitExact.Upper(lucky, 0.05), LimitGraded.Upper(lucky, 0.05); !(graded > exact) {
+		t.Errorf("graded %g, exact %g: the sample chose the rule", graded, exact)
+	}
+	row := func(score float64) Label { return Label{Small: Outcome{Score: score}, Large: &Outcome{Score: 1}} }
+	if l := limitFor(&Labels{Rows: []Label{row(0), row(1)}}); l != LimitExact {
+		t.Errorf("scores of 0 and 1: %s", l)
+	}
+	if l := limitFor(&Labels{Rows: []Label{row(0), row(0.3)}}); l != LimitGraded {
+		t.Errorf("graded scores: %s", l)
+	}
+	if Limit("best").Check() == nil {
+		t.Error("an unknown rule is taken")
+	}
 }
 
 // Fixed-sequence testing keeps its promise: over draws from a known population
@@ -126,7 +150,7 @@ func TestCertificateHoldsInSimulation(t *testing.T) {
 		grid[i] = float64(i) / 1000
 	}
 	table := NewTable(c, map[deferral.Checkpoint][]float32{deferral.Post: Grid(c, grid)}, population, "")
-	got := Resplit(population, &table, deferral.Post, 0.02, 400, 1)
+	got := Resplit(population, &table, c.Limit, deferral.Post, 0.02, 400, 1)
 	// 400 rounds at 5 %: more than 32 has a probability below 0.5 %.
 	if got.Feasible < 390 || got.Violated > 32 {
 		t.Errorf("%+v", got)
@@ -140,7 +164,7 @@ func TestCertificateHoldsInSimulation(t *testing.T) {
 			population[i].Small = 0
 		}
 	}
-	if row, err := table.Pick(deferral.Post, 0.02); err != nil || Measure(row, population).Loss < 0.02 {
+	if row, err := table.Pick(deferral.Post, 0.02); err != nil || Measure(row, population, c.Limit).Loss < 0.02 {
 		t.Errorf("%+v, %v: three times the wrong answers do not show", row, err)
 	}
 }

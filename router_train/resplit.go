@@ -27,10 +27,12 @@ type Resplits struct {
 }
 
 // Resplit divides scored queries rounds times and certifies each time, by the
-// rows of a table as they stand: their thresholds saw none of the queries.
-func Resplit(rows []Scored, t *deferral.Table, at deferral.Checkpoint, bound float64, rounds int, seed uint64) Resplits {
+// rows of a table as they stand, whose thresholds saw none of the queries, and the
+// rule of its bounds.
+func Resplit(rows []Scored, t *deferral.Table, limit Limit, at deferral.Checkpoint, bound float64, rounds int, seed uint64) Resplits {
 	out := Resplits{Checkpoint: at, Bound: bound, Rounds: rounds}
 	g := newGrid(rows, t, at)
+	g.limit = limit
 	r := rand.New(rand.NewPCG(seed, 6))
 	half := len(rows) / 2
 	draw := make([]int, half)
@@ -64,9 +66,11 @@ func Resplit(rows []Scored, t *deferral.Table, at deferral.Checkpoint, bound flo
 
 // grid holds the loss of each row of a checkpoint on each query.
 type grid struct {
+	limit Limit
 	delta float64
 	loss  [][]float64 // by row
 	rate  []float64
+	part  []float64
 }
 
 func newGrid(rows []Scored, t *deferral.Table, at deferral.Checkpoint) *grid {
@@ -93,12 +97,8 @@ func newGrid(rows []Scored, t *deferral.Table, at deferral.Checkpoint) *grid {
 // whose limit is above the bound, -1 for none.
 func (g *grid) pick(sample []int, bound float64) int {
 	best := -1
-	part := make([]float64, len(sample))
-	for k, loss := range g.loss {
-		for i, q := range sample {
-			part[i] = loss[q]
-		}
-		if Upper(part, g.delta) > bound {
+	for k := range g.loss {
+		if g.limit.Upper(g.of(k, sample), g.delta) > bound {
 			break
 		}
 		best = k
@@ -121,14 +121,15 @@ func (g *grid) mean(k int, sample []int) float64 {
 	return sum / float64(len(sample))
 }
 
-func (g *grid) low(k int, sample []int) float64 {
-	lost := 0
+func (g *grid) low(k int, sample []int) float64 { return g.limit.Lower(g.of(k, sample), g.delta) }
+
+// of are the losses of a row on a sample, valid until the next call.
+func (g *grid) of(k int, sample []int) []float64 {
+	g.part = g.part[:0]
 	for _, q := range sample {
-		if g.loss[k][q] > 0 {
-			lost++
-		}
+		g.part = append(g.part, g.loss[k][q])
 	}
-	return ClopperPearsonLow(lost, len(sample), g.delta)
+	return g.part
 }
 
 // SplitJSON lists the part of every labelled query.

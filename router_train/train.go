@@ -125,6 +125,15 @@ func (t *trainer) run() (*Trained, error) {
 	if count[Train] < minTrain || count[Calibrate] < minTrain {
 		return nil, fmt.Errorf("%w: %d queries to train and %d to calibrate on, want at least %d each", ErrLabels, count[Train], count[Calibrate], minTrain)
 	}
+	if t.c.Certify.Limit == "" {
+		training := &Labels{}
+		for i := range rows {
+			if t.parts[i] == Train {
+				training.Rows = append(training.Rows, rows[i])
+			}
+		}
+		t.c.Certify.Limit = limitFor(training)
+	}
 	var err error
 	if t.targets, err = TargetsOf(t.c.Targets, t.d.Labels, t.parts); err != nil {
 		return nil, err

@@ -64,7 +64,7 @@ func show(name string, rows []routertrain.Scored) {
 	c.Known, c.Checkpoint = 1, deferral.Pre
 	table := routertrain.NewTable(c, map[deferral.Checkpoint][]float32{deferral.Pre: routertrain.Grid(c, score)}, rows, "")
 	for _, bound := range []float64{0.05, 0.1} {
-		r := routertrain.Resplit(rows, &table, deferral.Pre, bound, 1000, 1)
+		r := routertrain.Resplit(rows, &table, c.Limit, deferral.Pre, bound, 1000, 1)
 		row, err := table.Pick(deferral.Pre, bound)
 		if err != nil {
 			fmt.Printf("  bound %g: %v\n", bound, err)

@@ -87,7 +87,7 @@ func runCertify(c *cli.Context) (err error) {
 }
 
 func printCertify(c *cli.Context, r pipeline.CertifyResult) error {
-	if err := printf(c, "%d queries, delta %g\n", r.Queries, r.Delta); err != nil {
+	if err := printf(c, "%d queries, delta %g, limits by %s\n", r.Queries, r.Delta, r.Limit); err != nil {
 		return err
 	}
 	if err := printCertified(c, r.Certified); err != nil {

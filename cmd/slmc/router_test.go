@@ -198,6 +198,14 @@ func checkCertify(t *testing.T, at func(string) string, queries string) {
 	if err := json.Unmarshal([]byte(out), &got); err != nil {
 		t.Fatal(err)
 	}
+	if got.Limit != routertrain.LimitExact {
+		t.Errorf("scores of 0 and 1 are bounded by %q", got.Limit)
+	}
+	graded, _ := slmcRun(t, 0, "certify", at("by-hand.slmb"), at("labels.jsonl"), "--bound", "0.4", "--delta", "0.1", "--limit", "empirical_bernstein")
+	if !strings.Contains(graded, "limits by empirical Bernstein") {
+		t.Errorf("the certificate does not name its rule: %s", graded)
+	}
+	slmcRun(t, 2, "certify", at("by-hand.slmb"), at("labels.jsonl"), "--limit", "best")
 	m, b, err := slmrt.Load(at("again.slmb"), slmrt.LoadOptions{})
 	if err != nil {
 		t.Fatal(err)

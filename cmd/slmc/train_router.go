@@ -21,6 +21,7 @@ func certifyFlags() []cli.Flag {
 		&cli.Float64Flag{Name: "bound", Value: d.Bound, Usage: "the default row loses at most `B`, a share of all queries"},
 		&cli.Float64Flag{Name: "delta", Value: d.Delta, Usage: "a bound may fail with probability `D`"},
 		&cli.StringFlag{Name: "decide", Value: string(d.Checkpoint), Usage: "the default row decides `WHEN`: pre (before the first token) or post (when the answer stands)"},
+		&cli.StringFlag{Name: "limit", DefaultText: "by the scores of the training part", Usage: "bound the loss by `RULE`: " + string(routertrain.LimitExact) + " (for scores of 0 and 1) or " + string(routertrain.LimitGraded) + " (for graded ones)"},
 		&cli.Float64Flag{Name: "known", Value: d.Known, Usage: "queries stranger than this share of the known ones are deferred; 1: none are"},
 	}
 }
@@ -35,6 +36,9 @@ func certifyOf(c *cli.Context, d routertrain.Certify) (routertrain.Certify, erro
 	}
 	if c.IsSet("decide") {
 		d.Checkpoint = deferral.Checkpoint(c.String("decide"))
+	}
+	if c.IsSet("limit") {
+		d.Limit = routertrain.Limit(c.String("limit"))
 	}
 	if c.IsSet("known") {
 		d.Known = c.Float64("known")

@@ -52,6 +52,6 @@ func EvalDeferral(ctx context.Context, m *slmrt.Model, rows []Row, large *Opened
 		t.BySource[k] = s
 	}
 	t.ExactMatch /= float64(max(1, len(rows)))
-	d, err := routertrain.EvaluateWith(scored, signals, r.Table())
+	d, err := routertrain.EvaluateWith(scored, signals, r.Table(), routertrain.LimitExact)
 	return t, &d, err
 }

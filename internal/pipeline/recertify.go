@@ -13,6 +13,7 @@ import (
 type CertifyResult struct {
 	Queries   int                        `json:"queries"`
 	Delta     float64                    `json:"delta"`
+	Limit     routertrain.Limit          `json:"limit"`
 	Certified []routertrain.CertifiedRow `json:"certified"`
 	Resplits  []routertrain.Resplits     `json:"resplits,omitempty"`
 }
@@ -57,6 +58,9 @@ func Recertify(ctx context.Context, in RouterInput, report *routertrain.Report, 
 	if len(in.Labels.Rows) == 0 {
 		return nil, fmt.Errorf("%w: no labelled query that the router can't have been trained on", ErrUsage)
 	}
+	if in.Config.Certify.Limit == "" { // a router that was trained before the rule was kept
+		in.Config.Certify.Limit = routertrain.LimitExact
+	}
 	scored, _, err := ScoreLabels(ctx, m, in)
 	if err != nil {
 		return nil, err
@@ -72,7 +76,7 @@ func Recertify(ctx context.Context, in RouterInput, report *routertrain.Report, 
 		name += fmt.Sprintf(", without the part to train of seed %d, train %g", report.Config.Split.Seed, report.Config.Split.Train)
 	}
 	p.Table = routertrain.Recertify(in.Config.Certify, &p.Table, scored, name)
-	out := &Certified{Report: *report, Result: CertifyResult{Queries: len(scored), Delta: in.Config.Certify.Delta}}
+	out := &Certified{Report: *report, Result: CertifyResult{Queries: len(scored), Delta: in.Config.Certify.Delta, Limit: in.Config.Certify.Limit}}
 	if out.Router, err = deferral.New(p); err != nil {
 		return nil, err
 	}
@@ -84,7 +88,7 @@ func Recertify(ctx context.Context, in RouterInput, report *routertrain.Report, 
 	}
 	if resplits > 0 {
 		for _, b := range out.Result.Certified {
-			out.Result.Resplits = append(out.Result.Resplits, routertrain.Resplit(scored, &p.Table, b.Checkpoint, b.Bound, resplits, seed))
+			out.Result.Resplits = append(out.Result.Resplits, routertrain.Resplit(scored, &p.Table, in.Config.Certify.Limit, b.Checkpoint, b.Bound, resplits, seed))
 		}
 	}
 	return out, nil

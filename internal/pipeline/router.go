@@ -21,7 +21,7 @@ import (
 // Versions of the stages of this file.
 const (
 	labelVersion  = 1
-	routerVersion = 3
+	routerVersion = 4
 )
 
 // Routing is the part of a recipe that says how a deferral router is made.
