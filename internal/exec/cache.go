@@ -117,28 +117,31 @@ func (s *store) put(f *kernel.Funcs, at int, x []float32) bool {
 }
 
 // scores writes the scaled products [G n] of the query heads q [G E] with the n
-// keys from index at on.
-func (s *store) scores(f *kernel.Funcs, dst, q []float32, E, at, n int, mul float32) {
+// keys from index at on. The n values at the same index of next are read next.
+func (s *store) scores(f *kernel.Funcs, dst, q []float32, E, at, n int, mul float32, next *store) {
+	lo, hi := at*E, (at+n)*E
 	switch {
 	case s.i8 != nil:
-		f.ScoresHeadsKV8(dst, q, E, s.i8[at*E:(at+n)*E], s.scales[at:at+n], mul)
+		f.ScoresHeadsKV8(dst, q, E, s.i8[lo:hi], s.scales[at:at+n], mul, next.i8[lo:hi])
 	case s.f16 != nil:
-		f.ScoresHeadsF16(dst, q, E, s.f16[at*E:(at+n)*E], mul)
+		f.ScoresHeadsF16(dst, q, E, s.f16[lo:hi], mul, next.f16[lo:hi])
 	default:
-		f.ScoresHeadsF32(dst, q, E, s.f32[at*E:(at+n)*E], mul)
+		f.ScoresHeadsF32(dst, q, E, s.f32[lo:hi], mul, next.f32[lo:hi])
 	}
 }
 
 // mix writes the n values from index at on, weighted by p [G n], as dst [G E].
-// It may overwrite p.
-func (s *store) mix(f *kernel.Funcs, dst, p []float32, E, at, n int) {
+// It may overwrite p. The keys of next from index then on are read next, if then
+// is not beyond them.
+func (s *store) mix(f *kernel.Funcs, dst, p []float32, E, at, n int, next *store, then int) {
+	lo, hi := at*E, (at+n)*E
 	switch {
 	case s.i8 != nil:
-		f.MixHeadsKV8(dst, p, E, s.i8[at*E:(at+n)*E], s.scales[at:at+n])
+		f.MixHeadsKV8(dst, p, E, s.i8[lo:hi], s.scales[at:at+n], next.i8[min(then*E, len(next.i8)):])
 	case s.f16 != nil:
-		f.MixHeadsF16(dst, p, E, s.f16[at*E:(at+n)*E])
+		f.MixHeadsF16(dst, p, E, s.f16[lo:hi], next.f16[min(then*E, len(next.f16)):])
 	default:
-		f.MixHeadsF32(dst, p, E, s.f32[at*E:(at+n)*E])
+		f.MixHeadsF32(dst, p, E, s.f32[lo:hi], next.f32[min(then*E, len(next.f32)):])
 	}
 }
 
@@ -154,14 +157,14 @@ func (c *Cache) attend(f *kernel.Funcs, b *model.Block, dst, q []float32, kv, po
 	at, n, E := kv*c.Capacity+first, pos+1-first, b.HeadDim
 	heads := len(q) / E
 	p, sums := scores[:heads*n], scores[heads*n:][:heads]
-	s.k.scores(f, p, q, E, at, n, b.AttnScale)
+	s.k.scores(f, p, q, E, at, n, b.AttnScale, &s.v)
 	if b.AttnCap != 0 {
 		f.SoftCap(p, b.AttnCap)
 	}
 	for h := range sums {
 		sums[h] = f.Softmax(p[h*n:][:n], first)
 	}
-	s.v.mix(f, dst, p, E, at, n)
+	s.v.mix(f, dst, p, E, at, n, &s.k, at+c.Capacity) // the next KV head's keys
 	for h, sum := range sums {
 		out := dst[h*E:][:E]
 		for e := range out {

@@ -164,10 +164,10 @@ func BenchmarkOps(b *testing.B) {
 		{"ScoresKV8", n * E, func(f *Funcs) { f.ScoresKV8(scores, q, c.kv8, c.scales, 0.125) }},
 		{"MixF32", n * E, func(f *Funcs) { f.MixF32(head, y[:n], c.f32) }},
 		{"MixF16", n * E, func(f *Funcs) { f.MixF16(head, y[:n], c.f16) }},
-		{"ScoresHeadsF16/3", 3 * n * E, func(f *Funcs) { f.ScoresHeadsF16(scores3, q3, E, c.f16, 0.125) }},
-		{"ScoresHeadsKV8/3", 3 * n * E, func(f *Funcs) { f.ScoresHeadsKV8(scores3, q3, E, c.kv8, c.scales, 0.125) }},
-		{"MixHeadsF16/3", 3 * n * E, func(f *Funcs) { f.MixHeadsF16(head3, p3, E, c.f16) }},
-		{"MixHeadsKV8/3", 3 * n * E, func(f *Funcs) { copy(p3w, p3); f.MixHeadsKV8(head3, p3w, E, c.kv8, c.scales) }},
+		{"ScoresHeadsF16/3", 3 * n * E, func(f *Funcs) { f.ScoresHeadsF16(scores3, q3, E, c.f16, 0.125, nil) }},
+		{"ScoresHeadsKV8/3", 3 * n * E, func(f *Funcs) { f.ScoresHeadsKV8(scores3, q3, E, c.kv8, c.scales, 0.125, nil) }},
+		{"MixHeadsF16/3", 3 * n * E, func(f *Funcs) { f.MixHeadsF16(head3, p3, E, c.f16, nil) }},
+		{"MixHeadsKV8/3", 3 * n * E, func(f *Funcs) { copy(p3w, p3); f.MixHeadsKV8(head3, p3w, E, c.kv8, c.scales, nil) }},
 		{"MixKV8", n * E, func(f *Funcs) { f.MixKV8(head, y[:n], c.kv8, c.scales) }},
 	} {
 		b.Run(op.name, func(b *testing.B) {

@@ -4,92 +4,92 @@
 
 package kernel
 
-// scores2xF32AVX512 is scoresF32 for 2 heads.
+// scores2xF32AVX512 is scoresF32 for 2 heads; it fetches as much from next as it reads of k.
 //
 //go:noescape
-func scores2xF32AVX512(dst *float32, ld int, q *float32, E int, count int, k *float32, mul float32)
+func scores2xF32AVX512(dst *float32, ld int, q *float32, E int, count int, k *float32, mul float32, next *float32)
 
-// scores3xF32AVX512 is scoresF32 for 3 heads.
+// scores3xF32AVX512 is scoresF32 for 3 heads; it fetches as much from next as it reads of k.
 //
 //go:noescape
-func scores3xF32AVX512(dst *float32, ld int, q *float32, E int, count int, k *float32, mul float32)
+func scores3xF32AVX512(dst *float32, ld int, q *float32, E int, count int, k *float32, mul float32, next *float32)
 
-// scores4xF32AVX512 is scoresF32 for 4 heads.
+// scores4xF32AVX512 is scoresF32 for 4 heads; it fetches as much from next as it reads of k.
 //
 //go:noescape
-func scores4xF32AVX512(dst *float32, ld int, q *float32, E int, count int, k *float32, mul float32)
+func scores4xF32AVX512(dst *float32, ld int, q *float32, E int, count int, k *float32, mul float32, next *float32)
 
-// scores2xF16AVX512 is scoresF16 for 2 heads.
+// scores2xF16AVX512 is scoresF16 for 2 heads; it fetches as much from next as it reads of k.
 //
 //go:noescape
-func scores2xF16AVX512(dst *float32, ld int, q *float32, E int, count int, k *uint16, mul float32)
+func scores2xF16AVX512(dst *float32, ld int, q *float32, E int, count int, k *uint16, mul float32, next *uint16)
 
-// scores3xF16AVX512 is scoresF16 for 3 heads.
+// scores3xF16AVX512 is scoresF16 for 3 heads; it fetches as much from next as it reads of k.
 //
 //go:noescape
-func scores3xF16AVX512(dst *float32, ld int, q *float32, E int, count int, k *uint16, mul float32)
+func scores3xF16AVX512(dst *float32, ld int, q *float32, E int, count int, k *uint16, mul float32, next *uint16)
 
-// scores4xF16AVX512 is scoresF16 for 4 heads.
+// scores4xF16AVX512 is scoresF16 for 4 heads; it fetches as much from next as it reads of k.
 //
 //go:noescape
-func scores4xF16AVX512(dst *float32, ld int, q *float32, E int, count int, k *uint16, mul float32)
+func scores4xF16AVX512(dst *float32, ld int, q *float32, E int, count int, k *uint16, mul float32, next *uint16)
 
-// scores2xKV8AVX512 is scoresKV8 for 2 heads.
+// scores2xKV8AVX512 is scoresKV8 for 2 heads; it fetches as much from next as it reads of k.
 //
 //go:noescape
-func scores2xKV8AVX512(dst *float32, ld int, q *float32, E int, count int, k *int8, scales *uint16, mul float32)
+func scores2xKV8AVX512(dst *float32, ld int, q *float32, E int, count int, k *int8, scales *uint16, mul float32, next *int8)
 
-// scores3xKV8AVX512 is scoresKV8 for 3 heads.
+// scores3xKV8AVX512 is scoresKV8 for 3 heads; it fetches as much from next as it reads of k.
 //
 //go:noescape
-func scores3xKV8AVX512(dst *float32, ld int, q *float32, E int, count int, k *int8, scales *uint16, mul float32)
+func scores3xKV8AVX512(dst *float32, ld int, q *float32, E int, count int, k *int8, scales *uint16, mul float32, next *int8)
 
-// scores4xKV8AVX512 is scoresKV8 for 4 heads.
+// scores4xKV8AVX512 is scoresKV8 for 4 heads; it fetches as much from next as it reads of k.
 //
 //go:noescape
-func scores4xKV8AVX512(dst *float32, ld int, q *float32, E int, count int, k *int8, scales *uint16, mul float32)
+func scores4xKV8AVX512(dst *float32, ld int, q *float32, E int, count int, k *int8, scales *uint16, mul float32, next *int8)
 
-// mix2xF32AVX512 is mixF32 for 2 heads; it overwrites p.
+// mix2xF32AVX512 is mixF32 for 2 heads; it overwrites p, and fetches as much from next as it reads of v.
 //
 //go:noescape
-func mix2xF32AVX512(dst *float32, E int, p *float32, ld int, count int, v *float32)
+func mix2xF32AVX512(dst *float32, E int, p *float32, ld int, count int, v *float32, next *float32)
 
-// mix3xF32AVX512 is mixF32 for 3 heads; it overwrites p.
+// mix3xF32AVX512 is mixF32 for 3 heads; it overwrites p, and fetches as much from next as it reads of v.
 //
 //go:noescape
-func mix3xF32AVX512(dst *float32, E int, p *float32, ld int, count int, v *float32)
+func mix3xF32AVX512(dst *float32, E int, p *float32, ld int, count int, v *float32, next *float32)
 
-// mix4xF32AVX512 is mixF32 for 4 heads; it overwrites p.
+// mix4xF32AVX512 is mixF32 for 4 heads; it overwrites p, and fetches as much from next as it reads of v.
 //
 //go:noescape
-func mix4xF32AVX512(dst *float32, E int, p *float32, ld int, count int, v *float32)
+func mix4xF32AVX512(dst *float32, E int, p *float32, ld int, count int, v *float32, next *float32)
 
-// mix2xF16AVX512 is mixF16 for 2 heads; it overwrites p.
+// mix2xF16AVX512 is mixF16 for 2 heads; it overwrites p, and fetches as much from next as it reads of v.
 //
 //go:noescape
-func mix2xF16AVX512(dst *float32, E int, p *float32, ld int, count int, v *uint16)
+func mix2xF16AVX512(dst *float32, E int, p *float32, ld int, count int, v *uint16, next *uint16)
 
-// mix3xF16AVX512 is mixF16 for 3 heads; it overwrites p.
+// mix3xF16AVX512 is mixF16 for 3 heads; it overwrites p, and fetches as much from next as it reads of v.
 //
 //go:noescape
-func mix3xF16AVX512(dst *float32, E int, p *float32, ld int, count int, v *uint16)
+func mix3xF16AVX512(dst *float32, E int, p *float32, ld int, count int, v *uint16, next *uint16)
 
-// mix4xF16AVX512 is mixF16 for 4 heads; it overwrites p.
+// mix4xF16AVX512 is mixF16 for 4 heads; it overwrites p, and fetches as much from next as it reads of v.
 //
 //go:noescape
-func mix4xF16AVX512(dst *float32, E int, p *float32, ld int, count int, v *uint16)
+func mix4xF16AVX512(dst *float32, E int, p *float32, ld int, count int, v *uint16, next *uint16)
 
-// mix2xKV8AVX512 is mixKV8 for 2 heads; it overwrites p.
+// mix2xKV8AVX512 is mixKV8 for 2 heads; it overwrites p, and fetches as much from next as it reads of v.
 //
 //go:noescape
-func mix2xKV8AVX512(dst *float32, E int, p *float32, ld int, count int, v *int8, scales *uint16)
+func mix2xKV8AVX512(dst *float32, E int, p *float32, ld int, count int, v *int8, scales *uint16, next *int8)
 
-// mix3xKV8AVX512 is mixKV8 for 3 heads; it overwrites p.
+// mix3xKV8AVX512 is mixKV8 for 3 heads; it overwrites p, and fetches as much from next as it reads of v.
 //
 //go:noescape
-func mix3xKV8AVX512(dst *float32, E int, p *float32, ld int, count int, v *int8, scales *uint16)
+func mix3xKV8AVX512(dst *float32, E int, p *float32, ld int, count int, v *int8, scales *uint16, next *int8)
 
-// mix4xKV8AVX512 is mixKV8 for 4 heads; it overwrites p.
+// mix4xKV8AVX512 is mixKV8 for 4 heads; it overwrites p, and fetches as much from next as it reads of v.
 //
 //go:noescape
-func mix4xKV8AVX512(dst *float32, E int, p *float32, ld int, count int, v *int8, scales *uint16)
+func mix4xKV8AVX512(dst *float32, E int, p *float32, ld int, count int, v *int8, scales *uint16, next *int8)

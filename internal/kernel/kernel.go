@@ -68,12 +68,12 @@ type Funcs struct {
 	MixF16                  func(dst, p []float32, v []uint16)
 	MixKV8                  func(dst, p []float32, v []int8, scales []uint16)
 	// For the query heads of one KV head (heads.go). MixHeads may overwrite p.
-	ScoresHeadsF32 func(dst, q []float32, E int, k []float32, mul float32)
-	ScoresHeadsF16 func(dst, q []float32, E int, k []uint16, mul float32)
-	ScoresHeadsKV8 func(dst, q []float32, E int, k []int8, scales []uint16, mul float32)
-	MixHeadsF32    func(dst, p []float32, E int, v []float32)
-	MixHeadsF16    func(dst, p []float32, E int, v []uint16)
-	MixHeadsKV8    func(dst, p []float32, E int, v []int8, scales []uint16)
+	ScoresHeadsF32 func(dst, q []float32, E int, k []float32, mul float32, next []float32)
+	ScoresHeadsF16 func(dst, q []float32, E int, k []uint16, mul float32, next []uint16)
+	ScoresHeadsKV8 func(dst, q []float32, E int, k []int8, scales []uint16, mul float32, next []int8)
+	MixHeadsF32    func(dst, p []float32, E int, v, next []float32)
+	MixHeadsF16    func(dst, p []float32, E int, v, next []uint16)
+	MixHeadsKV8    func(dst, p []float32, E int, v []int8, scales []uint16, next []int8)
 }
 
 // Impl is an implementation and whether this CPU can run it.

@@ -6,6 +6,9 @@ import (
 	"github.com/mmcloughlin/avo/operand"
 )
 
+// aheadOwn is how many bytes ahead of the reading the cache is fetched.
+const aheadOwn = 1024
+
 // heads emits Scores and Mix for 2, 3 and 4 query heads that share the keys and
 // values of one KV head: each element of the cache is loaded and converted
 // once for all of them, which is two of three instructions for one head. E is a
@@ -31,8 +34,8 @@ func (g *gen) headScores(c cached, n int) {
 	if c.size == 1 {
 		scales = ", scales *uint16"
 	}
-	g.fn(fmt.Sprintf("scores%dx%s", n, c.name), fmt.Sprintf("func(dst *float32, ld int, q *float32, E, count int, k *%s%s, mul float32)", c.elem, scales),
-		fmt.Sprintf("is scores%s for %d heads.", c.name, n))
+	g.fn(fmt.Sprintf("scores%dx%s", n, c.name), fmt.Sprintf("func(dst *float32, ld int, q *float32, E, count int, k *%s%s, mul float32, next *%s)", c.elem, scales, c.elem),
+		fmt.Sprintf("is scores%s for %d heads; it fetches as much from next as it reads of k.", c.name, n))
 	frame := g.AllocLocal(n*1024 + 64)
 	g.Attributes(0)
 	tmp := g.GP64()
@@ -49,6 +52,7 @@ func (g *gen) headScores(c cached, n int) {
 	}
 	mul := g.ZMM()
 	g.VBROADCASTSS(g.argMem("mul"), mul)
+	ahead := g.arg("next")
 
 	block, full, position, done := g.label("block"), g.label("full"), g.label("position"), g.label("done")
 	g.Label(block)
@@ -83,6 +87,10 @@ func (g *gen) headScores(c cached, n int) {
 				g.VFMADD231PS(idx(q[i], x, 4, o*4), v, acc[i])
 			}
 		}
+		for o := 0; o < step*c.size; o += 64 {
+			g.PREFETCHT0(idx(k, x, uint8(c.size), o+aheadOwn))
+			g.PREFETCHT0(idx(ahead, x, uint8(c.size), o))
+		}
 		g.ADDQ(imm(step), x)
 		g.CMPQ(x, end)
 		g.JLE(operand.LabelRef(loop))
@@ -93,6 +101,7 @@ func (g *gen) headScores(c cached, n int) {
 	}
 	g.ADDQ(imm(64), lanes)
 	g.LEAQ(idx(k, e, uint8(c.size), 0), k)
+	g.LEAQ(idx(ahead, e, uint8(c.size), 0), ahead)
 	g.DECQ(m)
 	g.JNE(operand.LabelRef(position))
 
@@ -160,8 +169,8 @@ func (g *gen) headMix(c cached, n int) {
 	if c.size == 1 {
 		scales = ", scales *uint16"
 	}
-	g.fn(fmt.Sprintf("mix%dx%s", n, c.name), fmt.Sprintf("func(dst *float32, E int, p *float32, ld, count int, v *%s%s)", c.elem, scales),
-		fmt.Sprintf("is mix%s for %d heads; it overwrites p.", c.name, n))
+	g.fn(fmt.Sprintf("mix%dx%s", n, c.name), fmt.Sprintf("func(dst *float32, E int, p *float32, ld, count int, v *%s%s, next *%s)", c.elem, scales, c.elem),
+		fmt.Sprintf("is mix%s for %d heads; it overwrites p, and fetches as much from next as it reads of v.", c.name, n))
 	ld := g.arg("ld")
 	g.SHLQ(operand.U8(2), ld)
 	if c.size == 1 {
@@ -185,7 +194,7 @@ func (g *gen) headMix(c cached, n int) {
 			g.LEAQ(idx(p[len(p)-1], ld, 1, 0), next)
 			p = append(p, next)
 		}
-		x, t, count := g.copyOf(v), g.GP64(), g.arg("count")
+		x, t, ahead := g.copyOf(v), g.GP64(), g.arg("next")
 		g.XORQ(t, t)
 		position := g.label("t")
 		g.Label(position)
@@ -199,9 +208,14 @@ func (g *gen) headMix(c cached, n int) {
 				g.VFMADD231PS(y, w[i], acc[i][r])
 			}
 		}
+		for o := 0; o < regs*16*c.size; o += 64 {
+			g.PREFETCHT0(at(x, o+aheadOwn))
+			g.PREFETCHT0(at(ahead, o))
+		}
 		g.LEAQ(idx(x, e, uint8(c.size), 0), x)
+		g.LEAQ(idx(ahead, e, uint8(c.size), 0), ahead)
 		g.INCQ(t)
-		g.CMPQ(t, count)
+		g.CMPQ(t, g.argMem("count"))
 		g.JNE(operand.LabelRef(position))
 		out := g.copyOf(dst)
 		for i := range acc {
@@ -212,6 +226,7 @@ func (g *gen) headMix(c cached, n int) {
 		}
 		g.ADDQ(imm(64*regs), dst)
 		g.ADDQ(imm(16*regs*c.size), v)
+		g.ADDQ(imm(16*regs*c.size), g.argMem("next"))
 		g.SUBQ(imm(16*regs), left)
 		g.JMP(operand.LabelRef(loop))
 		g.Label(next)
