@@ -141,8 +141,10 @@ func multiply(k *kernel.Funcs, f Format, dst []float32, panel []byte, x []float3
 		return x
 	}
 	n := ceil(K, kernel.Sub)
-	a := kernel.Acts{T: 1, K: K, Stride: n * kernel.Sub, Codes: make([]int8, n*kernel.Sub), Scales: make([]float32, n), Sums: make([]int32, n)}
+	a := kernel.Acts{T: 1, K: K, Stride: n * kernel.Sub, Codes: make([]int8, n*kernel.Sub), Scales: make([]float32, n), Sums: make([]int32, n),
+		Meta: make([]uint32, kernel.MetaWords(1, K)), Zero: map[int]kernel.Zero{8: kernel.ZeroW8, 4: kernel.ZeroW4, 2: kernel.ZeroW2}[int(f.Name()[1]-'0')]}
 	k.QuantizeA8(a.Codes, a.Scales, a.Sums, x)
+	k.Prepare(&a, 0, 1, 0, n)
 	seen := make([]float32, K)
 	for i := range seen {
 		seen[i] = float32(a.Codes[i]) * a.Scales[i/kernel.Sub]

@@ -80,7 +80,7 @@ func WorkBytes(g *model.Graph, T, rows, capacity, threads int) int {
 	for _, b := range g.Blocks {
 		K = max(K, b.FFN, b.Heads*b.HeadDim)
 	}
-	return 4*workFloats(g, T, rows) + T*(pad32(K)+8*pad32(K)/kernel.Sub) + threads*scratchBytes(g, capacity) + 4*pad(g.Hidden)
+	return 4*workFloats(g, T, rows) + T*(pad32(K)+8*pad32(K)/kernel.Sub) + 4*kernel.MetaWords(T, K) + threads*scratchBytes(g, capacity) + 4*pad(g.Hidden)
 }
 
 // workFloats bounds what mat hands out for a batch of T tokens with logits for
@@ -198,7 +198,7 @@ func (o *Plain) Linear(x *tensor.Mat, l model.Linear) *tensor.Mat {
 	w := o.p.Mats[l.W]
 	y := o.mat(x.R, w.Rows)
 	if w.Format.Group() != 0 {
-		o.quantize(x)
+		o.quantize(x, zero(w.Format))
 	}
 	o.op = operands{x: x, y: y, w: w}
 	const least = 1 << 15 // multiply-adds below which a thread is not worth waking
@@ -234,23 +234,42 @@ func (o *Plain) multiply(y, x *tensor.Mat, w Matrix, p0, p1 int) {
 	}
 }
 
-// quantize rounds x to 8 bits, once for all the matrices that read it.
-func (o *Plain) quantize(x *tensor.Mat) {
-	if o.actsOf == x {
+// zero is the zero point of a quantized format's codes.
+func zero(f quant.Format) kernel.Zero {
+	switch f.(type) {
+	case quant.W8:
+		return kernel.ZeroW8
+	case quant.W4:
+		return kernel.ZeroW4
+	}
+	return kernel.ZeroW2
+}
+
+// quantize rounds x to 8 bits, once for all the matrices that read it, and
+// prepares it for those of one zero point.
+func (o *Plain) quantize(x *tensor.Mat, zero kernel.Zero) {
+	a := &o.acts
+	switch {
+	case o.actsOf != x:
+		o.op = operands{x: x}
+	case a.Zero != zero:
+		o.op = operands{} // the codes are there
+	default:
 		return
 	}
 	o.actsOf = x
-	a := &o.acts
 	stride := pad32(x.C)
-	a.T, a.K, a.Stride = x.R, x.C, stride
-	if n := x.R * stride; n > cap(a.Codes) {
+	a.T, a.K, a.Stride, a.Zero = x.R, x.C, stride, zero
+	n, meta := x.R*stride, kernel.MetaWords(x.R, x.C)
+	if n > cap(a.Codes) {
 		a.Codes = make([]int8, n)
 		a.Scales = make([]float32, n/kernel.Sub)
 		a.Sums = make([]int32, n/kernel.Sub)
 	}
-	n := x.R * stride
-	a.Codes, a.Scales, a.Sums = a.Codes[:n], a.Scales[:n/kernel.Sub], a.Sums[:n/kernel.Sub]
-	o.op = operands{x: x}
+	if meta > cap(a.Meta) {
+		a.Meta = make([]uint32, meta)
+	}
+	a.Codes, a.Scales, a.Sums, a.Meta = a.Codes[:n], a.Scales[:n/kernel.Sub], a.Sums[:n/kernel.Sub], a.Meta[:meta]
 	o.pool.Run(x.R, grain(x.C), o.loops.quantize)
 	if o.bad.Swap(false) {
 		o.fail("input of a matrix")
@@ -260,11 +279,12 @@ func (o *Plain) quantize(x *tensor.Mat) {
 func (o *Plain) quantizeRows(lo, hi int) {
 	a := &o.acts
 	n := a.Stride / kernel.Sub
-	for r := lo; r < hi; r++ {
+	for r := lo; r < hi && o.op.x != nil; r++ {
 		if !o.f.QuantizeA8(a.Codes[r*a.Stride:(r+1)*a.Stride], a.Scales[r*n:(r+1)*n], a.Sums[r*n:(r+1)*n], o.op.x.Row(r)) {
 			o.bad.Store(true)
 		}
 	}
+	o.f.Prepare(a, lo, hi, 0, (a.K+kernel.Sub-1)/kernel.Sub)
 }
 
 // Rope implements Ops, in place.

@@ -64,6 +64,7 @@ func BenchmarkDecode(b *testing.B) {
 						copy(w[i*size:], w[:size])
 					}
 					x := randomActs(b, r, 1, s.K, random)
+					q.prepare(f, x)
 					dst := make([]float32, s.rows)
 					i := 0
 					measure(b, 2*float64(s.rows*s.K), float64(size), func() {
@@ -94,6 +95,7 @@ func BenchmarkPrefill(b *testing.B) {
 					w := make([]byte, rows/Rows*PanelBytes(s.K, group, q.per))
 					fillPanels(r, w, rows/Rows, s.K, group, q.per, random)
 					x := randomActs(b, r, T, s.K, random)
+					q.prepare(f, x)
 					dst := make([]float32, rows*T)
 					measure(b, 2*float64(rows*s.K*T), 0, func() {
 						q.of(f)(dst, rows, w, x, group, 0, rows/Rows)

@@ -87,7 +87,18 @@ func checkQ(name string, dst []float32, ld int, w []byte, x *Acts, group, p0, p1
 		x.K >= 0 && x.Stride >= x.K && x.Stride%Sub == 0, name)
 	check(len(x.Codes) >= x.T*x.Stride && len(x.Scales) >= x.T*n && len(x.Sums) >= x.T*n &&
 		len(w) >= p1*PanelBytes(x.K, group, per) && ld >= p1*Rows, name)
-	check(x.T == 0 || p0 == p1 || len(dst) >= (x.T-1)*ld+p1*Rows, name)
+	check(x.T == 0 || p0 == p1 || len(dst) >= (x.T-1)*ld+p1*Rows && (x.K == 0 || x.Zero == zeroOf(per)), name)
+}
+
+// zeroOf is the zero point of the format with per columns in a block.
+func zeroOf(per int) Zero {
+	switch per {
+	case formatW8.per:
+		return ZeroW8
+	case formatW4.per:
+		return ZeroW4
+	}
+	return ZeroW2
 }
 
 // checkF is checkQ for MatF with elements of size bytes.

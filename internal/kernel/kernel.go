@@ -32,12 +32,37 @@ type Acts struct {
 	Codes  []int8    // [T Stride], -127..127, zero from K on
 	Scales []float32 // [T Stride/Sub]
 	Sums   []int32   // [T Stride/Sub], the sum of a sub-group's codes
+
+	// Meta is Scales and Sums as the products read them, MetaWords long: Prepare
+	// writes it for the products whose zero point is Zero.
+	Meta []uint32
+	Zero Zero
 }
+
+// Zero tells the formats of quantized matrices apart, by the zero point of
+// their codes in units of their steps: W2 counts half levels.
+type Zero int32
+
+// The zero points of MatW8, MatW4 and MatW2.
+const (
+	ZeroW8 Zero = 128
+	ZeroW4 Zero = 8
+	ZeroW2 Zero = 3
+)
+
+// MetaWords is the length of Meta for T rows of K activations.
+func MetaWords(T, K int) int {
+	return (T + metaSlots - 1) / metaSlots * ((K + Sub - 1) / Sub) * 2 * metaSlots
+}
+
+// metaSlots is the most tokens that an implementation takes at once.
+const metaSlots = 8
 
 // MatQ computes dst[t*ld+r] = sum over k of W[r,k]*x[t,k] for the rows r of the
 // panels p0 <= p < p1 of a quantized matrix, for all T tokens. w holds all of
 // the matrix' panels with GroupSize group (32, 64 or 128); rows beyond the
-// matrix' own have scale 0 and give 0, so ld must be at least 16*p1.
+// matrix' own have scale 0 and give 0, so ld must be at least 16*p1. All rows of
+// x must have been through Prepare with the format's Zero.
 type MatQ func(dst []float32, ld int, w []byte, x *Acts, group, p0, p1 int)
 
 // MatF is MatQ for float panels: x is [T ldx] with K valid columns. Each
@@ -53,6 +78,7 @@ type Funcs struct {
 	MatW8, MatW4, MatW2     MatQ
 	MatF32, MatF16, MatBF16 MatF
 	QuantizeA8              func(codes []int8, scales []float32, sums []int32, x []float32) bool
+	Prepare                 func(x *Acts, t0, t1, s0, s1 int) // of Meta, for x.Zero: sub-groups s0 to s1 of rows t0 to t1
 	RMSNorm                 func(dst, x, w []float32, eps float32)
 	Softmax                 func(x []float32, t0 int) float32
 	SiluMul, GeluMul        func(dst, gate, up []float32)
@@ -117,6 +143,7 @@ var scalar = Funcs{
 	MatW8:  matW8, MatW4: matW4, MatW2: matW2,
 	MatF32: matF32, MatF16: matF16, MatBF16: matBF16,
 	QuantizeA8:  quantizeA8,
+	Prepare:     func(*Acts, int, int, int, int) {}, // the definitions read Scales and Sums
 	RMSNorm:     rmsNorm,
 	Softmax:     softmax,
 	SiluMul:     siluMul,

@@ -77,6 +77,7 @@ func (i isa) setMat(f *Funcs) {
 
 // setQuantize sets the functions that round to 8 bits.
 func (i isa) setQuantize(f *Funcs) {
+	f.Prepare = i.prepare
 	f.QuantizeA8 = func(codes []int8, scales []float32, sums []int32, x []float32) bool {
 		n := len(x) / Sub
 		if n > 0 && !i.quantizeA8(&codes[0], &scales[0], &sums[0], &x[0], n) {

@@ -76,9 +76,9 @@ type format struct {
 }
 
 var (
-	formatW8 = format{per: 4, bits: 8, mul: 1, zero: 128, factor: 1}
-	formatW4 = format{per: 8, bits: 4, mul: 1, zero: 8, factor: 1}
-	formatW2 = format{per: 16, bits: 2, mul: 2, zero: 3, factor: 0.5}
+	formatW8 = format{per: 4, bits: 8, mul: 1, zero: int32(ZeroW8), factor: 1}
+	formatW4 = format{per: 8, bits: 4, mul: 1, zero: int32(ZeroW4), factor: 1}
+	formatW2 = format{per: 16, bits: 2, mul: 2, zero: int32(ZeroW2), factor: 0.5}
 )
 
 // decode writes the codes of the first m columns of blocks, two rows to an

@@ -53,9 +53,6 @@ type panelArgs struct {
 	tailCode   int
 }
 
-// subMeta is the words of one sub-group of one block in meta; AVX2 uses half.
-const subMeta = 16
-
 // matQ is MatQ on an instruction set; f is the scalar definition's format.
 func (i isa) matQ(name string, f *format, dst []float32, ld int, w []byte, x *Acts, group, p0, p1 int) {
 	checkQ(name, dst, ld, w, x, group, p0, p1, f.per)
@@ -66,63 +63,40 @@ func (i isa) matQ(name string, f *format, dst []float32, ld int, w []byte, x *Ac
 		f.matQ(dst, ld, w, x, group, p0, p1)
 		return
 	}
-	n := (x.K + Sub - 1) / Sub
-	blocks := (x.T + i.slots() - 1) / i.slots()
-	// Two sizes, because the buffer is cleared on each call and a decode step
-	// of a small matrix takes less time than clearing the large one.
-	// What does not fit takes several passes over the panels, in the cache.
-	switch {
-	case n*blocks <= 64:
-		var meta [64 * subMeta]uint32
-		i.panels(f, meta[:], dst, ld, w, x, group, p0, p1)
-	case n <= 512:
-		var meta [512 * subMeta]uint32
-		i.panels(f, meta[:], dst, ld, w, x, group, p0, p1)
-	default:
-		i.panels(f, make([]uint32, n*subMeta), dst, ld, w, x, group, p0, p1)
-	}
-}
-
-// panels runs the kernel over as many tokens at a time as meta has room for.
-func (i isa) panels(f *format, meta []uint32, dst []float32, ld int, w []byte, x *Acts, group, p0, p1 int) {
 	n, slots := (x.K+Sub-1)/Sub, i.slots()
+	check(len(x.Meta) >= (x.T+slots-1)/slots*n*2*slots, name)
 	size := PanelBytes(x.K, group, f.per)
 	rest := x.K % group
 	a := panelArgs{
-		ld: ld * 4, w: &w[p0*size], size: size, stride: x.Stride, metaStep: n * slots * 8, panels: p1 - p0,
+		dst: &dst[p0*Rows], ld: ld * 4, w: &w[p0*size], size: size, codes: &x.Codes[0], stride: x.Stride, metaStep: n * slots * 8,
+		T: x.T, panels: p1 - p0,
 		full: x.K / group, subs: group / Sub, codeBytes: group / f.per * 64,
 		tailSubs: rest / Sub, tailBlocks: (rest%Sub + f.per - 1) / f.per, tailCode: (rest + f.per - 1) / f.per * 64,
 	}
-	step := len(meta) / (n * subMeta) * slots
-	for t := 0; t < x.T; t += step {
-		a.T = min(step, x.T-t)
-		fillMeta(meta, slots, n, f.zero, x, t, a.T)
-		a.dst, a.codes = &dst[t*ld+p0*Rows], &x.Codes[t*x.Stride]
-		if i.wide() && a.T >= slots && a.panels >= 2 {
-			a.callPairs(i, f.bits, dst[t*ld:], w, x.Codes[t*x.Stride:], meta, p0, p1)
-		} else {
-			a.call(i, f.bits, &meta[0])
-		}
+	if i.wide() && a.T >= slots && a.panels >= 2 {
+		a.callPairs(i, f.bits, dst, w, x, p0, p1)
+	} else {
+		a.call(i, f.bits, &x.Meta[0])
 	}
 }
 
 // callPairs takes whole blocks of tokens two panels at a time. The tokens that
 // are left follow while the two panels are in the cache.
-func (a panelArgs) callPairs(i isa, bits uint, dst []float32, w []byte, codes []int8, meta []uint32, p0, p1 int) {
-	T, slots := a.T, i.slots()
+func (a panelArgs) callPairs(i isa, bits uint, dst []float32, w []byte, x *Acts, p0, p1 int) {
+	T, slots := x.T, i.slots()
 	whole := T / slots * slots
 	for p := p0; p < p1; p += 2 {
 		a.panels = min(2, p1-p)
-		a.w, a.dst, a.codes, a.T = &w[p*a.size], &dst[p*Rows], &codes[0], whole
+		a.w, a.dst, a.codes, a.T = &w[p*a.size], &dst[p*Rows], &x.Codes[0], whole
 		if a.panels == 1 {
 			a.T = T
-			a.call(i, bits, &meta[0])
+			a.call(i, bits, &x.Meta[0])
 			return
 		}
-		a.callPair(i, bits, &meta[0])
+		a.callPair(i, bits, &x.Meta[0])
 		if whole < T {
-			a.T, a.dst, a.codes = T-whole, &dst[whole*a.ld/4+p*Rows], &codes[whole*a.stride]
-			a.call(i, bits, &meta[whole*a.metaStep/(4*slots)])
+			a.T, a.dst, a.codes = T-whole, &dst[whole*a.ld/4+p*Rows], &x.Codes[whole*a.stride]
+			a.call(i, bits, &x.Meta[whole*a.metaStep/(4*slots)])
 		}
 	}
 }
@@ -163,15 +137,18 @@ func (a *panelArgs) call(i isa, bits uint, meta *uint32) {
 	}
 }
 
-// fillMeta writes meta for the tokens t0 <= t < t0+T, n sub-groups each.
-func fillMeta(meta []uint32, slots, n int, zero int32, x *Acts, t0, T int) {
-	for t := range T {
-		at := t/slots*n*2*slots + t%slots
-		row := (t0 + t) * (x.Stride / Sub)
-		sums, scales := x.Sums[row:][:n], x.Scales[row:][:n]
+// prepare is Prepare on an instruction set.
+func (i isa) prepare(x *Acts, t0, t1, s0, s1 int) {
+	n, slots := (x.K+Sub-1)/Sub, i.slots()
+	check(0 <= t0 && t0 <= t1 && t1 <= x.T && 0 <= s0 && s0 <= s1 && s1 <= n &&
+		len(x.Meta) >= (x.T+slots-1)/slots*n*2*slots, "Prepare")
+	for t := t0; t < t1; t++ {
+		at := (t/slots*n+s0)*2*slots + t%slots
+		row := t * (x.Stride / Sub)
+		sums, scales := x.Sums[row+s0:row+s1], x.Scales[row+s0:row+s1]
 		for s, sum := range sums {
-			meta[at] = uint32(-zero * sum)
-			meta[at+slots] = math.Float32bits(scales[s])
+			x.Meta[at] = uint32(-int32(x.Zero) * sum)
+			x.Meta[at+slots] = math.Float32bits(scales[s])
 			at += 2 * slots
 		}
 	}

@@ -264,7 +264,8 @@ func TestScoresNegativeZero(t *testing.T) {
 // TestCallersBugPanics holds that lengths are checked before assembly runs.
 func TestCallersBugPanics(t *testing.T) {
 	x := make([]float32, 32)
-	a := &Acts{T: 1, K: 32, Stride: 32, Codes: make([]int8, 32), Scales: x[:1], Sums: make([]int32, 1)}
+	a := &Acts{T: 1, K: 32, Stride: 32, Codes: make([]int8, 32), Scales: x[:1], Sums: make([]int32, 1),
+		Meta: make([]uint32, MetaWords(1, 32)), Zero: ZeroW8}
 	w := make([]byte, PanelBytes(32, 32, 4))
 	eachVariant(t, func(t *testing.T, f *Funcs) {
 		for name, call := range map[string]func(){
@@ -273,6 +274,7 @@ func TestCallersBugPanics(t *testing.T) {
 			"MatW8 ld":     func() { f.MatW8(x, 8, w, a, 32, 0, 1) },
 			"MatW8 panels": func() { f.MatW8(x, 32, w, a, 32, 1, 2) },
 			"MatW8 group":  func() { f.MatW8(x, 16, w, a, 16, 0, 1) },
+			"MatW4 zero":   func() { f.MatW4(x[:16], 16, w, a, 32, 0, 1) },
 			"MatF32":       func() { f.MatF32(x, 16, w[:64], x, 32, 1, 2, 0, 1) },
 			"RMSNorm":      func() { f.RMSNorm(x, x, x[:31], 0) },
 			"Softmax":      func() { f.Softmax(nil, 0) },

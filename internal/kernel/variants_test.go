@@ -52,13 +52,28 @@ var widths = []int{1, 4, 12, 16, 31, 32, 44, 64, 68, 96, 172, 176, 352, 576, 960
 type quantFormat struct {
 	name string
 	per  int
+	zero Zero
 	of   func(f *Funcs) MatQ
 }
 
+// product is the format's product of f for activations that have not been
+// through Prepare.
+func (q quantFormat) product(f *Funcs) MatQ {
+	return func(dst []float32, ld int, w []byte, x *Acts, group, p0, p1 int) {
+		q.prepare(f, x)
+		q.of(f)(dst, ld, w, x, group, p0, p1)
+	}
+}
+
+func (q quantFormat) prepare(f *Funcs, x *Acts) {
+	x.Zero = q.zero
+	f.Prepare(x, 0, x.T, 0, (x.K+Sub-1)/Sub)
+}
+
 var quantFormats = []quantFormat{
-	{"W8", 4, func(f *Funcs) MatQ { return f.MatW8 }},
-	{"W4", 8, func(f *Funcs) MatQ { return f.MatW4 }},
-	{"W2", 16, func(f *Funcs) MatQ { return f.MatW2 }},
+	{"W8", 4, ZeroW8, func(f *Funcs) MatQ { return f.MatW8 }},
+	{"W4", 8, ZeroW4, func(f *Funcs) MatQ { return f.MatW4 }},
+	{"W2", 16, ZeroW2, func(f *Funcs) MatQ { return f.MatW2 }},
 }
 
 // Contents of test weights and activations.
@@ -117,7 +132,7 @@ func randomActs(t testing.TB, r *rand.Rand, T, K, kind int) *Acts {
 		stride += Sub
 	}
 	x := &Acts{T: T, K: K, Stride: stride, Codes: guarded[int8](t, T*stride),
-		Scales: guarded[float32](t, T*stride/Sub), Sums: guarded[int32](t, T*stride/Sub)}
+		Scales: guarded[float32](t, T*stride/Sub), Sums: guarded[int32](t, T*stride/Sub), Meta: guarded[uint32](t, MetaWords(T, K))}
 	for i := range T {
 		row := make([]float32, K)
 		for k := range row {
@@ -170,7 +185,7 @@ func TestMatQuantized(t *testing.T) {
 						ld := panels*Rows + r.IntN(2)*5
 						n := (T-1)*ld + panels*Rows
 						got, want := output(t, n), output(t, n)
-						q.of(f)(got, ld, w, x, group, p0, p1)
+						q.product(f)(got, ld, w, x, group, p0, p1)
 						q.of(&scalar)(want, ld, w, x, group, p0, p1)
 						compare(t, fmt.Sprintf("%s K=%d group=%d T=%d kind=%d panels %d to %d", q.name, K, group, T, kind, p0, p1), got, want)
 					}
@@ -191,7 +206,7 @@ func TestMatQuantizedLong(t *testing.T) {
 				fillPanels(r, w, 1, c.K, 128, q.per, random)
 				x := randomActs(t, r, c.T, c.K, random)
 				got, want := output(t, c.T*Rows), output(t, c.T*Rows)
-				q.of(f)(got, Rows, w, x, 128, 0, 1)
+				q.product(f)(got, Rows, w, x, 128, 0, 1)
 				q.of(&scalar)(want, Rows, w, x, 128, 0, 1)
 				compare(t, fmt.Sprintf("%s K=%d T=%d", q.name, c.K, c.T), got, want)
 			}

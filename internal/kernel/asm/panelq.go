@@ -65,7 +65,7 @@ type quant struct {
 	matrices        []Vec // GFNI: the bit matrix of each step's codes
 
 	acc   [][]Vec // [token][part] float accumulators
-	frame Mem     // where they are when acc is nil
+	frame GP      // where they are when acc is nil
 	dots  [][]Vec // [token][part] integer dots
 	sw    []Vec   // [part] the group's scales, or nil where finish loads them
 }
@@ -91,7 +91,13 @@ func (g *gen) panelQuant(l layout, panels int, gfni bool) {
 		b.slots, b.parts = 8, panels
 	}
 	if b.parts == 2 {
-		b.frame = g.AllocLocal(b.slots * 2 * g.lanes() * 4)
+		local, bytes := g.GP64(), b.slots*2*g.lanes()*4
+		// A store that crosses a cache line costs two, and Go's stack is aligned
+		// to 8 bytes only.
+		g.LEAQ(g.AllocLocal(bytes+64), local)
+		g.ADDQ(imm(63), local)
+		g.ANDQ(imm(-64), local)
+		b.frame = local
 		g.Attributes(0) // too large a frame for NOSPLIT
 	}
 	stride := g.arg("stride")
@@ -246,7 +252,7 @@ func (b *quant) block(n int, codes, meta, dst GP) {
 }
 
 // spill is where the accumulators of token t, part p are when not in registers.
-func (b *quant) spill(t, p int) Mem { return b.frame.Offset((t*b.parts + p) * b.lanes() * 4) }
+func (b *quant) spill(t, p int) Mem { return at(b.frame, (t*b.parts+p)*b.lanes()*4) }
 
 // part is the place of part p, disp bytes on from r in the first panel, where
 // half is the distance of AVX2's halves.
