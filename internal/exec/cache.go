@@ -6,7 +6,6 @@ import (
 	"slmc/internal/kernel"
 	"slmc/model"
 	"slmc/quant"
-	"slmc/tensor"
 )
 
 // KVFormat is how cached keys and values are stored.
@@ -103,13 +102,10 @@ func (s *store) put(f *kernel.Funcs, at int, x []float32) bool {
 		s.scales[at] = uint16(scale)
 		return ok
 	case s.f16 != nil:
-		for i, v := range x {
-			h := tensor.HalfFrom(v)
-			if h&0x7c00 == 0x7c00 {
-				return false
-			}
-			s.f16[at*E+i] = uint16(h)
+		if !(f.AbsMax(x) < kernel.HalfLimit) {
+			return false
 		}
+		f.Halves(s.f16[at*E:][:E], x)
 		return true
 	}
 	copy(s.f32[at*E:], x)
@@ -166,10 +162,7 @@ func (c *Cache) attend(f *kernel.Funcs, b *model.Block, dst, q []float32, kv, po
 	}
 	s.v.mix(f, dst, p, E, at, n, &s.k, at+c.Capacity) // the next KV head's keys
 	for h, sum := range sums {
-		out := dst[h*E:][:E]
-		for e := range out {
-			out[e] /= sum
-		}
+		f.Divide(dst[h*E:][:E], sum)
 	}
 }
 

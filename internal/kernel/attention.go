@@ -1,5 +1,7 @@
 package kernel
 
+import "math"
+
 // Attention of one query head over the cached keys and values of one KV head.
 // A cache holds position after position, E values each; the slices given here
 // start at the first position that the query may see. Scores are computed for
@@ -76,4 +78,39 @@ func mixKV8(dst, p []float32, v []int8, scales []uint16) {
 			dst[e] = FMA32(w, float32(x), dst[e])
 		}
 	}
+}
+
+// divide divides every element of x by the same number.
+func divide(x []float32, by float32) {
+	for i := range x {
+		x[i] /= by
+	}
+}
+
+// HalfLimit is the smallest magnitude that rounds to an infinite float16.
+const HalfLimit = 65520
+
+// halves writes the float16 nearest to each x, ties to even, len(x) of them.
+// Magnitudes of HalfLimit and above, and NaN, give unspecified results.
+func halves(dst []uint16, x []float32) {
+	for i, v := range x {
+		dst[i] = halfFrom(v)
+	}
+}
+
+// halfFrom rounds x below HalfLimit to a float16.
+func halfFrom(x float32) uint16 {
+	b := math.Float32bits(x)
+	sign := uint16(b >> 16 & 0x8000)
+	b &^= 1 << 31
+	drop, h := uint32(13), b-112<<23 // bits to round away, and what they leave
+	if b < 113<<23 {                 // a subnormal float16 counts 2^-24
+		drop, h = min(126-b>>23, 25), b&(1<<23-1)|1<<23
+	}
+	rest, even := h&(1<<drop-1), uint32(1)<<(drop-1)
+	h >>= drop
+	if rest > even || rest == even && h&1 == 1 {
+		h++
+	}
+	return sign | uint16(h)
 }

@@ -31,6 +31,28 @@ func mixKV8Arm(dst, p []float32, v []int8, scales []uint16) {
 	mixKV8Neon(unsafe.SliceData(dst), len(dst), unsafe.SliceData(p), len(p), unsafe.SliceData(v), unsafe.SliceData(scales))
 }
 
+func divideArm(x []float32, by float32) {
+	n := len(x) &^ (step - 1)
+	if n > 0 {
+		divideSteps(&x[0], n, by)
+	}
+	divide(x[n:], by)
+}
+
+func halvesArm(dst []uint16, x []float32) {
+	n := len(x) &^ (step - 1)
+	if n > 0 {
+		halfSteps(&dst[0], &x[0], n)
+	}
+	halves(dst[n:], x[n:])
+}
+
+//go:noescape
+func divideSteps(x *float32, n int, by float32)
+
+//go:noescape
+func halfSteps(dst *uint16, x *float32, n int)
+
 //go:noescape
 func scoresF32Neon(dst *float32, n int, q, k *float32, e int, mul float32)
 

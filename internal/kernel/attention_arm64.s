@@ -296,3 +296,39 @@ TEXT ·mixKV8Neon(SB), NOSPLIT, $0-48
 	MOVD	scales+40(FP), R7
 	MIX(LOADKV8, ONEKV8, SCALED, 1)
 	RET
+
+// func divideSteps(x *float32, n int, by float32)
+TEXT ·divideSteps(SB), NOSPLIT, $0-20
+	MOVD	x+0(FP), R0
+	MOVD	n+8(FP), R1
+	FMOVS	by+16(FP), F8
+	DUP(8, 8)
+step:
+	LDPQ(0, 1, 0, 0)
+	LDPQ(2, 3, 0, 32)
+	FDIV(0, 0, 8)
+	FDIV(1, 1, 8)
+	FDIV(2, 2, 8)
+	FDIV(3, 3, 8)
+	STPQP(0, 1, 0, 32)
+	STPQP(2, 3, 0, 32)
+	SUBS	$16, R1
+	BGT	step
+	RET
+
+// func halfSteps(dst *uint16, x *float32, n int)
+TEXT ·halfSteps(SB), NOSPLIT, $0-24
+	MOVD	dst+0(FP), R0
+	MOVD	x+8(FP), R2
+	MOVD	n+16(FP), R1
+step:
+	LDPQP(0, 1, 2, 32)
+	LDPQP(2, 3, 2, 32)
+	FCVTN(4, 0)
+	FCVTNH(4, 1)
+	FCVTN(5, 2)
+	FCVTNH(5, 3)
+	STPQP(4, 5, 0, 32)
+	SUBS	$16, R1
+	BGT	step
+	RET

@@ -33,3 +33,13 @@ func mixF16AVX2(dst []float32, p []float32, v []uint16)
 //
 //go:noescape
 func mixKV8AVX2(dst []float32, p []float32, v []int8, scales []uint16)
+
+// divideAVX2 is defined by divide.
+//
+//go:noescape
+func divideAVX2(x []float32, by float32)
+
+// halvesAVX2 is defined by halves. AVX2 wants a multiple of 8.
+//
+//go:noescape
+func halvesAVX2(dst []uint16, x []float32)

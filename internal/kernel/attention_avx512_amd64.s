@@ -769,3 +769,66 @@ store11:
 done9:
 	VZEROUPPER
 	RET
+
+// func divideAVX512(x []float32, by float32)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·divideAVX512(SB), NOSPLIT, $0-28
+	MOVQ         x_base+0(FP), AX
+	MOVQ         x_len+8(FP), CX
+	VBROADCASTSS by+24(FP), Z0
+
+loop1:
+	SUBQ    $+16, CX
+	JLT     tail2
+	VMOVUPS (AX), Z1
+	VDIVPS  Z0, Z1, Z1
+	VMOVUPS Z1, (AX)
+	ADDQ    $+64, AX
+	JMP     loop1
+
+tail2:
+	ADDQ      $+16, CX
+	JE        done3
+	ANDQ      $+15, CX
+	MOVL      $+1, DX
+	SHLXQ     CX, DX, DX
+	DECQ      DX
+	KMOVW     DX, K1
+	VMOVUPS.Z (AX), K1, Z1
+	VDIVPS    Z0, Z1, Z1
+	VMOVUPS   Z1, K1, (AX)
+
+done3:
+	VZEROUPPER
+	RET
+
+// func halvesAVX512(dst []uint16, x []float32)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·halvesAVX512(SB), NOSPLIT, $0-48
+	MOVQ dst_base+0(FP), AX
+	MOVQ x_base+24(FP), CX
+	MOVQ x_len+32(FP), DX
+
+loop1:
+	SUBQ      $+16, DX
+	JLT       tail2
+	VMOVUPS   (CX), Z0
+	VCVTPS2PH $0x00, Z0, (AX)
+	ADDQ      $+64, CX
+	ADDQ      $+32, AX
+	JMP       loop1
+
+tail2:
+	ADDQ      $+16, DX
+	JE        done3
+	ANDQ      $+15, DX
+	MOVL      $+1, BX
+	SHLXQ     DX, BX, BX
+	DECQ      BX
+	KMOVW     BX, K1
+	VMOVUPS.Z (CX), K1, Z0
+	VCVTPS2PH $0x00, Z0, K1, (AX)
+
+done3:
+	VZEROUPPER
+	RET

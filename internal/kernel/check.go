@@ -59,6 +59,10 @@ func checkedAttention(c *Funcs, f Funcs) {
 		check(len(k) >= len(dst)*len(q) && len(scales) >= len(dst), "ScoresKV8")
 		f.ScoresKV8(dst, q, k, scales, mul)
 	}
+	c.Halves = func(dst []uint16, x []float32) {
+		check(len(dst) >= len(x), "Halves")
+		f.Halves(dst, x)
+	}
 	c.MixF32 = func(dst, p, v []float32) {
 		check(len(v) >= len(p)*len(dst), "MixF32")
 		f.MixF32(dst, p, v)

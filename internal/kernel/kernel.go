@@ -93,6 +93,8 @@ type Funcs struct {
 	MixF32                  func(dst, p, v []float32)
 	MixF16                  func(dst, p []float32, v []uint16)
 	MixKV8                  func(dst, p []float32, v []int8, scales []uint16)
+	Divide                  func(x []float32, by float32)
+	Halves                  func(dst []uint16, x []float32)
 	// For the query heads of one KV head (heads.go). MixHeads may overwrite p.
 	ScoresHeadsF32 func(dst, q []float32, E int, k []float32, mul float32, next []float32)
 	ScoresHeadsF16 func(dst, q []float32, E int, k []uint16, mul float32, next []uint16)
@@ -155,4 +157,5 @@ var scalar = Funcs{
 	QuantizeKV8: quantizeKV8,
 	ScoresF32:   scoresF32, ScoresF16: scoresF16, ScoresKV8: scoresKV8,
 	MixF32: mixF32, MixF16: mixF16, MixKV8: mixKV8,
+	Divide: divide, Halves: halves,
 }

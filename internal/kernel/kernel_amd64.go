@@ -27,6 +27,7 @@ func avx512Funcs(name string, i isa) Funcs {
 		AbsMax:    absMaxAVX512,
 		ScoresF32: scoresF32AVX512, ScoresF16: scoresF16AVX512, ScoresKV8: scoresKV8AVX512,
 		MixF32: mixF32AVX512, MixF16: mixF16AVX512, MixKV8: mixKV8AVX512,
+		Divide: divideAVX512, Halves: halvesAVX512,
 	}
 	i.setMat(&f)
 	i.setQuantize(&f)
@@ -46,6 +47,7 @@ func avx2Funcs() Funcs {
 		Rope:    ropeAVX2,
 		Add:     addAVX2,
 		AbsMax:  absMaxAVX2,
+		Divide:  divideAVX2,
 	}
 	avx2.setMat(&f)
 	avx2.setQuantize(&f)
@@ -114,10 +116,15 @@ func (i isa) quantizeA8(codes *int8, scales *float32, sums *int32, x *float32, n
 	return quantizeA8AVX2(codes, scales, sums, x, n)
 }
 
-// setAttentionAVX2 sets Scores and Mix, whose assembly wants E to be a
+// setAttentionAVX2 sets Scores, Mix and Halves, whose assembly wants E to be a
 // multiple of 8: it has no masked loads of 8 and 16 bits. No model at hand has
 // another E, so the definitions serve there.
 func setAttentionAVX2(f *Funcs) {
+	f.Halves = func(dst []uint16, x []float32) {
+		n := len(x) &^ 7
+		halvesAVX2(dst, x[:n])
+		halves(dst[n:], x[n:])
+	}
 	f.ScoresF32 = func(dst, q, k []float32, mul float32) {
 		if len(q)%8 != 0 {
 			scoresF32(dst, q, k, mul)

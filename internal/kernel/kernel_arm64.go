@@ -23,6 +23,7 @@ func archImpls() []Impl {
 	neon.MatBF16 = floats{"MatBF16", 2, bf16Panel1, bf16Panel4}.mat
 	neon.ScoresF32, neon.ScoresF16, neon.ScoresKV8 = scoresF32Arm, scoresF16Arm, scoresKV8Arm
 	neon.MixF32, neon.MixF16, neon.MixKV8 = mixF32Arm, mixF16Arm, mixKV8Arm
+	neon.Divide, neon.Halves = divideArm, halvesArm
 	neon.QuantizeA8, neon.QuantizeKV8, neon.AbsMax = quantizeA8Arm, quantizeKV8Arm, absMaxArm
 	neon.RMSNorm, neon.Softmax, neon.SoftCap = rmsNormArm, softmaxArm, softCapArm
 	neon.SiluMul, neon.GeluMul = siluMulArm, geluMulArm

@@ -81,6 +81,9 @@ func TestVectors(t *testing.T) {
 		compare(t, "RMSNorm "+what, got, want)
 
 		a, b := clone(t, x), clone(t, x)
+		f.Divide(a, y[0])
+		divide(b, y[0])
+		compare(t, "Divide "+what, a, b)
 		f.Add(a, y)
 		add(b, y)
 		compare(t, "Add "+what, a, b)
@@ -286,6 +289,7 @@ func TestCallersBugPanics(t *testing.T) {
 			"QuantizeKV8":  func() { f.QuantizeKV8(make([]int8, 31), x, 1) },
 			"ScoresF32":    func() { f.ScoresF32(x[:2], x, x, 1) },
 			"ScoresKV8":    func() { f.ScoresKV8(x[:1], x, make([]int8, 32), nil, 1) },
+			"Halves":       func() { f.Halves(make([]uint16, 31), x) },
 			"MixF16":       func() { f.MixF16(x, x[:2], make([]uint16, 63)) },
 		} {
 			func() {

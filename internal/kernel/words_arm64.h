@@ -84,9 +84,11 @@
 #define SCVTFS(d, n) WORD $(0x5e21d800 | (n)<<5 | (d)) // scvtf s{d}, s{n}
 #define DUP(d, n) WORD $(0x4e040400 | (n)<<5 | (d)) // dup v{d}.4s, v{n}.s[0]
 
-// float16 and bfloat16 to float32, lower and upper half.
+// float16 and bfloat16 to float32, lower and upper half; float32 to float16.
 #define FCVTL(d, n) WORD $(0x0e217800 | (n)<<5 | (d)) // fcvtl v{d}.4s, v{n}.4h
 #define FCVTLH(d, n) WORD $(0x4e217800 | (n)<<5 | (d)) // fcvtl2 v{d}.4s, v{n}.8h
+#define FCVTN(d, n) WORD $(0x0e216800 | (n)<<5 | (d)) // fcvtn v{d}.4h, v{n}.4s
+#define FCVTNH(d, n) WORD $(0x4e216800 | (n)<<5 | (d)) // fcvtn2 v{d}.8h, v{n}.4s
 #define FCVTSH(d, n) WORD $(0x1ee24000 | (n)<<5 | (d)) // fcvt s{d}, h{n}
 #define SHLL(d, n) WORD $(0x2e613800 | (n)<<5 | (d)) // shll v{d}.4s, v{n}.4h, #16
 #define SHLLH(d, n) WORD $(0x6e613800 | (n)<<5 | (d)) // shll2 v{d}.4s, v{n}.8h, #16

@@ -22,6 +22,49 @@ func (g *gen) attention() {
 	for _, c := range cacheForms {
 		g.mix(c)
 	}
+	g.divide()
+	g.halves()
+}
+
+func (g *gen) divide() {
+	g.fn("divide", "func(x []float32, by float32)", "is defined by divide.")
+	x, n := g.base("x"), g.len("x")
+	by := g.vec()
+	g.VBROADCASTSS(g.argMem("by"), by)
+	g.each16(n, []GP{x}, func(l lanes) {
+		v := l.load(x)
+		g.VDIVPS(by, v, v)
+		l.store(v, x)
+	})
+	g.ret()
+}
+
+// halves takes whole registers, and with AVX-512 what is left under a mask.
+func (g *gen) halves() {
+	g.fn("halves", "func(dst []uint16, x []float32)", "is defined by halves. AVX2 wants a multiple of 8.")
+	dst, x, n := g.base("dst"), g.base("x"), g.len("x")
+	const nearest = 0
+	loop, tail, done := g.label("loop"), g.label("tail"), g.label("done")
+	g.Label(loop)
+	g.SUBQ(imm(g.lanes()), n)
+	g.JLT(operand.LabelRef(tail))
+	v := g.vec()
+	g.VMOVUPS(at(x, 0), v)
+	g.VCVTPS2PH(operand.U8(nearest), v, at(dst, 0))
+	g.ADDQ(imm(4*g.lanes()), x)
+	g.ADDQ(imm(2*g.lanes()), dst)
+	g.JMP(operand.LabelRef(loop))
+	g.Label(tail)
+	if g.wide {
+		g.ADDQ(imm(16), n)
+		g.JE(operand.LabelRef(done))
+		mask := g.rowMask(n)
+		v := g.vec()
+		g.VMOVUPS_Z(at(x, 0), mask, v)
+		g.VCVTPS2PH(operand.U8(nearest), v, mask, at(dst, 0))
+	}
+	g.Label(done)
+	g.ret()
 }
 
 func (c cached) params(list, names string) string {
