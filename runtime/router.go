@@ -11,21 +11,6 @@ import (
 	"slmc/tensor"
 )
 
-// tap is exec's operations with a look at the residual stream on its way.
-type tap struct {
-	exec.Ops
-	see func(block int, x *tensor.Mat)
-}
-
-// Begin implements exec.Ops.
-func (t tap) Begin(block int, x *tensor.Mat) *tensor.Mat {
-	x = t.Ops.Begin(block, x)
-	if x != nil {
-		t.see(block, x)
-	}
-	return x
-}
-
 // Observe lets see look at the residual stream [R D] that enters each block,
 // and the head as block L, in every batch from now on; nil ends it. The rows are
 // the batch's last R tokens: all of them up to the last block that computes keys

@@ -107,7 +107,7 @@ func (m *Model) Memory(o Options) (Memory, error) {
 	mem := Memory{
 		Weights: m.Mapped,
 		Cache:   int64(exec.KVBytesPerToken(m.Graph, o.KV)) * int64(o.Context),
-		Work:    int64(exec.WorkBytes(m.Graph, o.Batch, LogitRows(o.Batch, m.Graph.Vocab), o.Context, o.Threads)),
+		Work:    int64(exec.WorkBytes(m.Graph, m.Params.Format, o.Batch, LogitRows(o.Batch, m.Graph.Vocab), o.Context, o.Threads)),
 	}
 	if m.Mapped == 0 {
 		for _, w := range m.Params.Mats {
@@ -139,7 +139,6 @@ type Session struct {
 	see    func(block int, x *tensor.Mat)
 	feed   feed         // the call under way
 	run    func() error // batches, as a value made once
-	tap    tap
 }
 
 // NewSession checks the memory contract, then allocates. A budget that is too
@@ -226,11 +225,7 @@ func (s *Session) forward(p feed) error {
 // batches runs the session's feed.
 func (s *Session) batches() error {
 	p := &s.feed
-	ops := exec.Ops(s.ops)
-	if s.see != nil {
-		s.tap = tap{s.ops, s.see}
-		ops = &s.tap
-	}
+	s.ops.See = s.see
 	for i := 0; i < len(p.ids); i += p.batch {
 		if err := p.ctx.Err(); err != nil {
 			return err
@@ -243,7 +238,7 @@ func (s *Session) batches() error {
 				from-- // the last token's logits are the result
 			}
 		}
-		z, err := exec.Forward(s.m.Graph, ops, exec.Batch{IDs: part, Pos: s.pos}, from)
+		z, err := exec.Forward(s.m.Graph, s.ops, exec.Batch{IDs: part, Pos: s.pos}, from)
 		if err != nil {
 			return err
 		}

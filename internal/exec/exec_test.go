@@ -18,6 +18,9 @@ type builder struct {
 	p   *Params
 	r   *rand.Rand
 	fmt quant.Format
+	// mixed gives each matrix another format, in turn.
+	mixed bool
+	count int
 }
 
 func (b *builder) weight(role model.Role, shape ...int) int {
@@ -42,6 +45,11 @@ func (b *builder) weight(role model.Role, shape ...int) int {
 	}
 	rows, cols := shape[0], shape[1]
 	f := b.fmt
+	if b.mixed {
+		all := []quant.Format{quant.W2{GroupSize: 64}, quant.W4{GroupSize: 32}, quant.W4{GroupSize: 64}, quant.F16, quant.W8{GroupSize: 32}}
+		f = all[b.count%len(all)]
+		b.count++
+	}
 	m := Matrix{Format: f, Rows: rows, Cols: cols, Panels: make([]byte, quant.MatrixBytes(f, rows, cols))}
 	size := f.PanelBytes(cols)
 	for r := 0; r < rows; r += kernel.Rows {
@@ -88,11 +96,11 @@ var variants = []variant{
 	{name: "shared window", act: model.SiLU, window: true, qkNorm: true, kvFrom: []int{0, 1, 0, 1}},
 }
 
-const testContext, testVocab = 48, 70
+const testContext, testVocab = 1200, 70
 
 func build(v variant, f quant.Format, seed uint64) (*model.Graph, *Params) {
 	const D, H, K, E, F = 44, 4, 2, 12, 52
-	b := &builder{g: &model.Graph{Hidden: D, Vocab: testVocab, Context: testContext, NormEps: 1e-5, EmbedScale: 1}, p: &Params{}, r: rand.New(rand.NewPCG(seed, 1)), fmt: f}
+	b := &builder{mixed: f == nil, g: &model.Graph{Hidden: D, Vocab: testVocab, Context: testContext, NormEps: 1e-5, EmbedScale: 1}, p: &Params{}, r: rand.New(rand.NewPCG(seed, 1)), fmt: f}
 	g := b.g
 	if v.cap {
 		g.EmbedScale, g.LogitCap = 2.5, 30
@@ -153,7 +161,14 @@ func run(t *testing.T, g *model.Graph, p *Params, f *kernel.Funcs, kv KVFormat, 
 	t.Helper()
 	pool := NewPool(threads)
 	defer pool.Close()
-	ops := NewPlain(g, p, f, pool, NewCache(g, kv, testContext))
+	return runOps(t, g, NewPlain(g, p, f, pool, NewCache(g, kv, testContext)), ids, sizes, all)
+}
+
+// oneByOne hides that Plain joins operations.
+type oneByOne struct{ Ops }
+
+func runOps(t *testing.T, g *model.Graph, ops Ops, ids []int32, sizes []int, all bool) map[int][]float32 {
+	t.Helper()
 	out := map[int][]float32{}
 	pos := 0
 	for _, n := range sizes {
@@ -199,7 +214,7 @@ func ones(n int) []int {
 	return s
 }
 
-// One token at a time, any batch split, with or without the unneeded rows, any
+// One token at a time with one operation after the other, any batch split, with or without the unneeded rows, any
 // thread count, every kernel: the same bits.
 func TestSameBits(t *testing.T) {
 	const T = 33
@@ -213,10 +228,15 @@ func TestSameBits(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, v := range variants {
-		for _, f := range []quant.Format{quant.F32, quant.F16, quant.W8{GroupSize: 32}, quant.W4{GroupSize: 32}, quant.W2{GroupSize: 64}} {
+		for _, f := range []quant.Format{quant.F32, quant.F16, quant.W8{GroupSize: 32}, quant.W4{GroupSize: 32}, quant.W2{GroupSize: 64}, nil} {
 			g, p := build(v, f, 11)
+			name := "mixed formats"
+			if f != nil {
+				name = f.Name()
+			}
 			for _, kv := range []KVFormat{KVF32, KVF16, KV8} {
-				want := run(t, g, p, scalar, kv, 1, ids, ones(T), true)
+				single := NewPlain(g, p, scalar, NewPool(1), NewCache(g, kv, testContext))
+				want := runOps(t, g, oneByOne{single}, ids, ones(T), true)
 				for _, im := range kernel.Impls() {
 					if !im.OK {
 						continue
@@ -229,11 +249,37 @@ func TestSameBits(t *testing.T) {
 						got := run(t, g, p, &im.Funcs, kv, c.threads, ids, c.sizes, c.all)
 						for pos, z := range got {
 							if !sameBits(z, want[pos]) {
-								t.Fatalf("%s %s %s kernel %s threads %d batches %v all %v: logits at position %d differ from one token at a time", v.name, f.Name(), kv, im.Name, c.threads, c.sizes, c.all, pos)
+								t.Fatalf("%s %s %s kernel %s threads %d batches %v all %v: logits at position %d differ from one token at a time", v.name, name, kv, im.Name, c.threads, c.sizes, c.all, pos)
 							}
 						}
 					}
 				}
+			}
+		}
+	}
+}
+
+// Long prompts take the joined loops in several chunks.
+func TestJoinedChunks(t *testing.T) {
+	const T = 1100
+	r := rand.New(rand.NewPCG(9, 10))
+	ids := make([]int32, T)
+	for i := range ids {
+		ids[i] = int32(r.IntN(testVocab))
+	}
+	g, p := build(variants[0], quant.W2{GroupSize: 64}, 12)
+	if n := quant.Panels(g.Blocks[0].FFN); n <= chunkPanels(T) {
+		t.Fatalf("%d panels are one chunk", n)
+	}
+	f, err := kernel.Select("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := runOps(t, g, oneByOne{NewPlain(g, p, f, NewPool(1), NewCache(g, KV8, testContext))}, ids, []int{T}, false)
+	for _, threads := range []int{1, 3} {
+		for pos, z := range run(t, g, p, f, KV8, threads, ids, []int{T}, false) {
+			if !sameBits(z, want[pos]) {
+				t.Errorf("%d threads: logits at position %d differ from those of the operations one by one", threads, pos)
 			}
 		}
 	}

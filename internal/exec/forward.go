@@ -63,8 +63,9 @@ func Forward(g *model.Graph, ops Ops, b Batch, from int) (*tensor.Mat, error) {
 		x = ops.Begin(i, x)
 		if i == last && from == len(b.IDs) {
 			h := ops.Norm(x, g.Blocks[i].AttnNorm, g.Hidden)
-			k, v := keysValues(g, ops, i, h)
-			ops.Attend(i, ops.Rows(h, from), k, v)
+			b := &g.Blocks[i]
+			k, v := ops.Linear(h, b.K), ops.Linear(h, b.V)
+			ops.Attend(i, ops.Rows(h, from), finishKeys(ops, b, k), v)
 			return nil, ops.Err()
 		}
 		drop := 0
@@ -95,46 +96,61 @@ func LastGiver(g *model.Graph) int {
 // its first drop rows, for which only keys and values are computed.
 func Block(g *model.Graph, ops Ops, i int, x *tensor.Mat, drop int) *tensor.Mat {
 	b := &g.Blocks[i]
+	plain, joins := ops.(*Plain)
 	h := ops.Norm(x, b.AttnNorm, g.Hidden)
-	var k, v *tensor.Mat
+	var q, k, v *tensor.Mat
+	switch {
+	case b.KVFrom == i && drop == 0 && joins:
+		q, k, v = plain.project(h, b)
+	case b.KVFrom == i:
+		k, v = ops.Linear(h, b.K), ops.Linear(h, b.V)
+	}
 	if b.KVFrom == i {
-		k, v = keysValues(g, ops, i, h)
+		k = finishKeys(ops, b, k)
 	}
 	if drop > 0 {
 		x, h = ops.Rows(x, drop), ops.Rows(h, drop)
 	}
-	q := ops.Linear(h, b.Q)
+	if q == nil {
+		q = ops.Linear(h, b.Q)
+	}
 	if b.QNorm != model.None {
 		q = ops.Norm(q, b.QNorm, b.HeadDim)
 	}
 	if b.Rope != model.None {
 		q = ops.Rope(q, b.Rope, b.HeadDim)
 	}
-	a := ops.Linear(ops.Attend(i, q, k, v), b.O)
-	if b.PostAttnNorm != model.None {
-		a = ops.Norm(a, b.PostAttnNorm, g.Hidden)
-	}
-	x = ops.Add(x, a)
+	x = addLinear(g, ops, x, ops.Attend(i, q, k, v), b.O, b.PostAttnNorm)
 	h = ops.Norm(x, b.FFNNorm, g.Hidden)
-	f := ops.Linear(ops.Gate(b.Act, ops.Linear(h, b.Gate), ops.Linear(h, b.Up)), b.Down)
-	if b.PostFFNNorm != model.None {
-		f = ops.Norm(f, b.PostFFNNorm, g.Hidden)
+	var f *tensor.Mat
+	if joins {
+		f = plain.gated(h, b)
+	} else {
+		f = ops.Gate(b.Act, ops.Linear(h, b.Gate), ops.Linear(h, b.Up))
 	}
-	return ops.Add(x, f)
+	return addLinear(g, ops, x, f, b.Down, b.PostFFNNorm)
 }
 
-// keysValues returns what giver i caches for its normed input h, [T K*E] each.
-func keysValues(g *model.Graph, ops Ops, i int, h *tensor.Mat) (k, v *tensor.Mat) {
-	b := &g.Blocks[i]
-	k = ops.Linear(h, b.K)
-	v = ops.Linear(h, b.V)
+// addLinear returns x plus the product of h, normed if post is a weight.
+func addLinear(g *model.Graph, ops Ops, x, h *tensor.Mat, l model.Linear, post int) *tensor.Mat {
+	if post != model.None {
+		return ops.Add(x, ops.Norm(ops.Linear(h, l), post, g.Hidden))
+	}
+	if plain, ok := ops.(*Plain); ok {
+		return plain.linearAdd(x, h, l)
+	}
+	return ops.Add(x, ops.Linear(h, l))
+}
+
+// finishKeys norms and rotates the keys of a giver.
+func finishKeys(ops Ops, b *model.Block, k *tensor.Mat) *tensor.Mat {
 	if b.KNorm != model.None {
 		k = ops.Norm(k, b.KNorm, b.HeadDim)
 	}
 	if b.Rope != model.None {
 		k = ops.Rope(k, b.Rope, b.HeadDim)
 	}
-	return k, v
+	return k
 }
 
 // Head returns the logits [R V] of the residual stream x [R D].

@@ -24,6 +24,9 @@ type Params struct {
 	Cos, Sin [][]float32
 }
 
+// Format is the number format of matrix w.
+func (p *Params) Format(w int) quant.Format { return p.Mats[w].Format }
+
 // check panics on parameters that do not fit the graph: they come from readers
 // that have verified them.
 func (p *Params) check(g *model.Graph) {

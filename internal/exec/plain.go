@@ -18,6 +18,10 @@ var ErrNotFinite = errors.New("activation is not finite")
 // Plain runs the operations on the kernels: float or packed weights, a cache,
 // no gradients. It is not safe for concurrent use.
 type Plain struct {
+	// See, if not nil, looks at the residual stream [R D] that enters each block,
+	// and the head as block L; it must not change or keep it.
+	See func(block int, x *tensor.Mat)
+
 	g     *model.Graph
 	p     *Params
 	f     *kernel.Funcs
@@ -35,10 +39,12 @@ type Plain struct {
 	mats               []*tensor.Mat
 	matsUsed, matsKeep int
 
-	acts    kernel.Acts // x quantized, for the matrices that read it
-	actsOf  *tensor.Mat
-	row     []byte // one embedding row
-	scratch scratch
+	acts     *kernel.Acts // x quantized, for the matrices that read it
+	actsOf   *tensor.Mat
+	nextActs *kernel.Acts // of a loop that reads acts
+	row      []byte       // one embedding row
+	scratch  scratch
+	chunks   []float32 // two chunks for each slot of scratch
 
 	op    operands // of the loop under way
 	loops loops
@@ -49,6 +55,7 @@ type Plain struct {
 type operands struct {
 	x, y, z *tensor.Mat
 	w       Matrix
+	all     [3]product
 	vec     []float32
 	width   int
 	cos     []float32
@@ -61,35 +68,50 @@ type operands struct {
 // loop would be garbage a thousand times a token.
 type loops struct {
 	norm, linear, quantize, rope, put, attend, gate, add func(lo, hi int)
+	project, gated, addTo                                func(lo, hi int)
 }
 
 // NewPlain returns the operations for g with parameters p and an own cache.
 func NewPlain(g *model.Graph, p *Params, f *kernel.Funcs, pool *Pool, cache *Cache) *Plain {
 	p.check(g)
-	o := &Plain{g: g, p: p, f: f, pool: pool, cache: cache}
+	o := &Plain{g: g, p: p, f: f, pool: pool, cache: cache, acts: new(kernel.Acts), nextActs: new(kernel.Acts)}
 	o.scratch.make(g, pool.Threads(), cache.Capacity)
 	o.loops = loops{norm: o.normRows, linear: o.panels, quantize: o.quantizeRows, rope: o.ropeRows,
-		put: o.putRows, attend: o.attendHeads, gate: o.gateRows, add: o.addRows}
+		put: o.putRows, attend: o.attendHeads, gate: o.gateRows, add: o.addRows,
+		project: o.projectPanels, gated: o.gatedPanels, addTo: o.addPanels}
 	return o
 }
 
 // WorkBytes bounds the memory that a Plain allocates for batches of up to T
-// tokens with logits for rows of them, beside parameters and cache.
-func WorkBytes(g *model.Graph, T, rows, capacity, threads int) int {
-	K := g.Hidden
-	for _, b := range g.Blocks {
-		K = max(K, b.FFN, b.Heads*b.HeadDim)
+// tokens with logits for rows of them, beside parameters and cache. formats
+// tells the number format of a weight.
+func WorkBytes(g *model.Graph, formats func(w int) quant.Format, T, rows, capacity, threads int) int {
+	K, F := g.Hidden, 0
+	for i := range g.Blocks {
+		b := &g.Blocks[i]
+		K = max(K, b.Heads*b.HeadDim)
+		F = max(F, b.FFN)
 	}
-	return 4*workFloats(g, T, rows) + T*(pad32(K)+8*pad32(K)/kernel.Sub) + 4*kernel.MetaWords(T, K) + threads*scratchBytes(g, capacity) + 4*pad(g.Hidden)
+	chunks := 2 * threads * chunkFloats(T)
+	return 4*(workFloats(g, formats, T, rows)+chunks) + actsBytes(T, K) + actsBytes(T, max(K, F)) + threads*scratchBytes(g, capacity) + 4*pad(g.Hidden)
+}
+
+// actsBytes is the size of T rows of K quantized activations.
+func actsBytes(T, K int) int {
+	return T*(pad32(K)+8*pad32(K)/kernel.Sub) + 4*kernel.MetaWords(T, K)
 }
 
 // workFloats bounds what mat hands out for a batch of T tokens with logits for
 // rows of them.
-func workFloats(g *model.Graph, T, rows int) int {
+func workFloats(g *model.Graph, formats func(w int) quant.Format, T, rows int) int {
 	widest := 0
-	for _, b := range g.Blocks {
+	for i := range g.Blocks {
+		b := &g.Blocks[i]
 		qkv := pad(b.Heads*b.HeadDim) + 2*pad(b.KVHeads*b.HeadDim)
 		ffn := 3 * pad(b.FFN)
+		if joinsFFN(formats, b) {
+			ffn = 0
+		}
 		widest = max(widest, 3*qkv+ffn+8*pad(g.Hidden))
 	}
 	return T*(widest+2*pad(g.Hidden)) + rows*(pad(g.Vocab)+pad(g.Hidden))
@@ -98,22 +120,32 @@ func workFloats(g *model.Graph, T, rows int) int {
 // reserve makes room for a batch of T tokens at once: a buffer that grew step by
 // step would leave its smaller selves behind.
 func (o *Plain) reserve(T int) {
-	if n := workFloats(o.g, T, 1); n > len(o.buf) {
+	if n := workFloats(o.g, o.p.Format, T, 1); n > len(o.buf) {
 		o.buf = make([]float32, n)
+	}
+	if n := 2 * o.pool.Threads() * chunkFloats(T); n > len(o.chunks) {
+		o.chunks = make([]float32, n)
 	}
 }
 
 func pad(n int) int   { return (n + kernel.Rows - 1) / kernel.Rows * kernel.Rows }
 func pad32(n int) int { return (n + kernel.Sub - 1) / kernel.Sub * kernel.Sub }
 
-// mat hands out an [R C] matrix with rows padded to whole panels.
-func (o *Plain) mat(R, C int) *tensor.Mat {
+// header hands out an [R C] matrix without elements, of rows padded to whole
+// panels.
+func (o *Plain) header(R, C int) *tensor.Mat {
 	if o.matsUsed == len(o.mats) {
 		o.mats = append(o.mats, new(tensor.Mat))
 	}
 	m := o.mats[o.matsUsed]
 	o.matsUsed++
 	*m = tensor.Mat{R: R, C: C, Stride: pad(C)}
+	return m
+}
+
+// mat hands out an [R C] matrix with rows padded to whole panels.
+func (o *Plain) mat(R, C int) *tensor.Mat {
+	m := o.header(R, C)
 	n := R * m.Stride
 	if o.used+n > len(o.buf) {
 		// What was handed out stays valid in the old array.
@@ -133,6 +165,9 @@ func (o *Plain) Begin(block int, x *tensor.Mat) *tensor.Mat {
 		o.used, o.keep, o.matsUsed, o.matsKeep, o.err = 0, 0, 0, 0, nil
 	}
 	o.used, o.matsUsed = o.keep, o.matsKeep
+	if x != nil && o.See != nil {
+		o.See(block, x)
+	}
 	return x
 }
 
@@ -201,9 +236,7 @@ func (o *Plain) Linear(x *tensor.Mat, l model.Linear) *tensor.Mat {
 		o.quantize(x, zero(w.Format))
 	}
 	o.op = operands{x: x, y: y, w: w}
-	const least = 1 << 15 // multiply-adds below which a thread is not worth waking
-	// Even numbers of panels: the kernels take two at a time.
-	o.pool.Run(quant.Panels(w.Rows), 2+least/(kernel.Rows*x.C*x.R+1)&^1, o.loops.linear)
+	o.pool.Run(quant.Panels(w.Rows), panelGrain(x), o.loops.linear)
 	if l.B != model.None {
 		for r := range y.R {
 			o.f.Add(y.Row(r), o.p.Vecs[l.B])
@@ -217,11 +250,11 @@ func (o *Plain) panels(lo, hi int) { o.multiply(o.op.y, o.op.x, o.op.w, lo, hi) 
 func (o *Plain) multiply(y, x *tensor.Mat, w Matrix, p0, p1 int) {
 	switch f := w.Format.(type) {
 	case quant.W8:
-		o.f.MatW8(y.X, y.Stride, w.Panels, &o.acts, f.GroupSize, p0, p1)
+		o.f.MatW8(y.X, y.Stride, w.Panels, o.acts, f.GroupSize, p0, p1)
 	case quant.W4:
-		o.f.MatW4(y.X, y.Stride, w.Panels, &o.acts, f.GroupSize, p0, p1)
+		o.f.MatW4(y.X, y.Stride, w.Panels, o.acts, f.GroupSize, p0, p1)
 	case quant.W2:
-		o.f.MatW2(y.X, y.Stride, w.Panels, &o.acts, f.GroupSize, p0, p1)
+		o.f.MatW2(y.X, y.Stride, w.Panels, o.acts, f.GroupSize, p0, p1)
 	default:
 		mat := o.f.MatF32
 		switch f {
@@ -248,19 +281,27 @@ func zero(f quant.Format) kernel.Zero {
 // quantize rounds x to 8 bits, once for all the matrices that read it, and
 // prepares it for those of one zero point.
 func (o *Plain) quantize(x *tensor.Mat, zero kernel.Zero) {
-	a := &o.acts
 	switch {
 	case o.actsOf != x:
 		o.op = operands{x: x}
-	case a.Zero != zero:
+		o.shape(o.acts, x, zero)
+	case o.acts.Zero != zero:
 		o.op = operands{} // the codes are there
+		o.acts.Zero = zero
 	default:
 		return
 	}
 	o.actsOf = x
-	stride := pad32(x.C)
-	a.T, a.K, a.Stride, a.Zero = x.R, x.C, stride, zero
-	n, meta := x.R*stride, kernel.MetaWords(x.R, x.C)
+	o.pool.Run(x.R, grain(x.C), o.loops.quantize)
+	if o.bad.Swap(false) {
+		o.fail("input of a matrix")
+	}
+}
+
+// shape makes room in a for x.
+func (o *Plain) shape(a *kernel.Acts, x *tensor.Mat, zero kernel.Zero) {
+	a.T, a.K, a.Stride, a.Zero = x.R, x.C, pad32(x.C), zero
+	n, meta := x.R*a.Stride, kernel.MetaWords(x.R, x.C)
 	if n > cap(a.Codes) {
 		a.Codes = make([]int8, n)
 		a.Scales = make([]float32, n/kernel.Sub)
@@ -270,14 +311,10 @@ func (o *Plain) quantize(x *tensor.Mat, zero kernel.Zero) {
 		a.Meta = make([]uint32, meta)
 	}
 	a.Codes, a.Scales, a.Sums, a.Meta = a.Codes[:n], a.Scales[:n/kernel.Sub], a.Sums[:n/kernel.Sub], a.Meta[:meta]
-	o.pool.Run(x.R, grain(x.C), o.loops.quantize)
-	if o.bad.Swap(false) {
-		o.fail("input of a matrix")
-	}
 }
 
 func (o *Plain) quantizeRows(lo, hi int) {
-	a := &o.acts
+	a := o.acts
 	n := a.Stride / kernel.Sub
 	for r := lo; r < hi && o.op.x != nil; r++ {
 		if !o.f.QuantizeA8(a.Codes[r*a.Stride:(r+1)*a.Stride], a.Scales[r*n:(r+1)*n], a.Sums[r*n:(r+1)*n], o.op.x.Row(r)) {

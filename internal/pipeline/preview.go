@@ -54,7 +54,7 @@ func Preview(ctx context.Context, cfg Config, log *slog.Logger) (_ PreviewReport
 	p := PreviewReport{
 		Output: cfg.Output, Arch: g.Arch, Parameters: int64(b.plan.Params), Context: b.recipe.Context,
 		WeightBytes: b.plan.Bytes, BPW: b.plan.BPW(), KVPerToken: exec.KVBytesPerToken(g, kv),
-		RunMemory: memoryFormula(g, kv, b.recipe.Context).Peak(b.recipe.Context, slmrt.DefaultBatch),
+		RunMemory: memoryFormula(g, b.plan.Formats, kv, b.recipe.Context).Peak(b.recipe.Context, slmrt.DefaultBatch),
 	}
 	if b.recipe.Budget != nil {
 		most, err := b.uniform(largestFormat)

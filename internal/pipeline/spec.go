@@ -29,7 +29,7 @@ func (b *build) spec() (bundle.Spec, error) {
 	m := bundle.Manifest{
 		ToolVersion: ToolVersion, Graph: *g, KVFormat: b.recipe.KV, Context: b.recipe.Context,
 		Kernels:   slmrt.RequiredKernels(matrixFormats(g, b.formats), kv),
-		Memory:    memoryFormula(g, kv, b.recipe.Context),
+		Memory:    memoryFormula(g, b.formats, kv, b.recipe.Context),
 		Tokenizer: bundle.Tokenizer{BOS: int(text.BOS), EOS: ints(text.EOS), Stop: ints(without(text.Stops, text.EOS))},
 		Provenance: bundle.Provenance{
 			Recipe: recipe,
@@ -78,9 +78,10 @@ func (b *build) stageReports() ([]bundle.StageReport, error) {
 
 // memoryFormula is the line through the memory that sessions take, from no
 // context and batch on: exact in the cache, with the scratch of memoryThreads.
-func memoryFormula(g *model.Graph, kv exec.KVFormat, context int) bundle.Memory {
+func memoryFormula(g *model.Graph, all []quant.Format, kv exec.KVFormat, context int) bundle.Memory {
+	format := func(w int) quant.Format { return all[w] }
 	work := func(T, capacity int) int64 {
-		return int64(exec.WorkBytes(g, T, slmrt.LogitRows(T, g.Vocab), capacity, memoryThreads))
+		return int64(exec.WorkBytes(g, format, T, slmrt.LogitRows(T, g.Vocab), capacity, memoryThreads))
 	}
 	perToken := (work(slmrt.DefaultBatch, context) - work(1, context)) / (slmrt.DefaultBatch - 1)
 	scratch := work(1, 1) - work(1, 0) // of a position
