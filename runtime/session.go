@@ -132,6 +132,7 @@ type Session struct {
 	m      *Model
 	o      Options
 	pool   *exec.Pool
+	cache  *exec.Cache
 	ops    *exec.Plain
 	pos    int
 	kernel string // the implementation that was chosen
@@ -160,14 +161,18 @@ func (m *Model) NewSession(o Options) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Session{m: m, o: o, pool: exec.NewPool(o.Threads), kernel: f.Name, f: f}
+	s := &Session{m: m, o: o, pool: exec.NewPool(o.Threads), cache: exec.MapCache(m.Graph, o.KV, o.Context), kernel: f.Name, f: f}
 	s.run = s.batches
-	s.ops = exec.NewPlain(m.Graph, m.Params, f, s.pool, exec.NewCache(m.Graph, o.KV, o.Context))
+	s.ops = exec.NewPlain(m.Graph, m.Params, f, s.pool, s.cache)
 	return s, nil
 }
 
-// Close ends the session's threads.
-func (s *Session) Close() { s.pool.Close() }
+// Close ends the session's threads and gives its cache back. It must not be
+// used afterwards.
+func (s *Session) Close() {
+	s.pool.Close()
+	s.cache.Close()
+}
 
 // Pos is the number of tokens that the session has seen.
 func (s *Session) Pos() int { return s.pos }

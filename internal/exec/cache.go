@@ -2,6 +2,8 @@ package exec
 
 import (
 	"fmt"
+	"runtime"
+	"sync"
 
 	"slmc/internal/kernel"
 	"slmc/model"
@@ -53,9 +55,11 @@ func KVBytesPerToken(g *model.Graph, f KVFormat) int {
 // Cache holds the keys and values of one sequence: a slot for each giver, and
 // in it, for each KV head, position after position.
 type Cache struct {
-	Format   KVFormat
-	Capacity int // positions
-	slots    []slot
+	Format    KVFormat
+	Capacity  int // positions
+	slots     []slot
+	free      func() // gives mapped memory back, once; nil: there is none
+	forgotten runtime.Cleanup
 }
 
 // slot is the cache of one giver: k and v are [K Capacity E] in the one of the
@@ -73,23 +77,52 @@ type store struct {
 
 // NewCache allocates a cache for the givers of g.
 func NewCache(g *model.Graph, f KVFormat, capacity int) *Cache {
+	return newCache(g, f, capacity, make(pages, cacheBytes(g, f, capacity)))
+}
+
+// MapCache is NewCache with memory from the system where it has some to give:
+// making it takes no time, and a position takes room when it is reached. Close
+// gives it back.
+func MapCache(g *model.Graph, f KVFormat, capacity int) *Cache {
+	mem, free := mapPages(cacheBytes(g, f, capacity))
+	c := newCache(g, f, capacity, mem)
+	c.free = sync.OnceFunc(free)
+	c.forgotten = runtime.AddCleanup(c, func(free func()) { free() }, c.free)
+	return c
+}
+
+// Close gives the memory of MapCache back. The cache must not be used afterwards.
+func (c *Cache) Close() {
+	c.slots = nil
+	if c.free != nil {
+		c.forgotten.Stop()
+		c.free()
+	}
+}
+
+// cacheBytes is the memory of a cache, with pieces that keep apart.
+func cacheBytes(g *model.Graph, f KVFormat, capacity int) int {
+	return KVBytesPerToken(g, f)*capacity + len(g.Givers())*4*apart
+}
+
+func newCache(g *model.Graph, f KVFormat, capacity int, mem pages) *Cache {
 	c := &Cache{Format: f, Capacity: capacity, slots: make([]slot, len(g.Blocks))}
 	for _, i := range g.Givers() {
 		b := g.Blocks[i]
 		n := b.KVHeads * capacity
-		c.slots[i] = slot{newStore(f, n, b.HeadDim), newStore(f, n, b.HeadDim)}
+		c.slots[i] = slot{newStore(&mem, f, n, b.HeadDim), newStore(&mem, f, n, b.HeadDim)}
 	}
 	return c
 }
 
-func newStore(f KVFormat, n, E int) store {
+func newStore(mem *pages, f KVFormat, n, E int) store {
 	switch f {
 	case KV8:
-		return store{i8: make([]int8, n*E), scales: make([]uint16, n)}
+		return store{i8: carve[int8](mem, n*E), scales: carve[uint16](mem, n)}
 	case KVF16:
-		return store{f16: make([]uint16, n*E)}
+		return store{f16: carve[uint16](mem, n*E)}
 	}
-	return store{f32: make([]float32, n*E)}
+	return store{f32: carve[float32](mem, n*E)}
 }
 
 // put stores one vector of E elements at index at. It reports false when the
