@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -12,6 +11,7 @@ import (
 	"os"
 	goruntime "runtime"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -62,7 +62,7 @@ func serveCommand() *cli.Command {
 			&cli.DurationFlag{Name: "grace", Value: serve.DefaultLimits().Shutdown, Usage: "let answers end for `T` when stopped"},
 			&cli.BoolFlag{Name: "check", Usage: "check every byte of a bundle before running it"},
 			seedFlag(), jsonFlag(),
-		}, sessionFlags(), sourceFlags()),
+		}, speculationFlags(), sessionFlags(), sourceFlags()),
 		Action: runServe,
 	}, "slmc serve assistant.slmb --upstream https://cloud.example/v1 --policy policy.json --log decisions.jsonl", "SOURCE_OR_BUNDLE")
 }
@@ -79,26 +79,35 @@ func runServe(c *cli.Context) error {
 	if config.Upstream != nil {
 		defer config.Upstream.Close()
 	}
+	wish, err := speculation(c)
+	if err != nil {
+		return err
+	}
 	listen := c.String("listen")
 	if err := checkListen(listen, config.Token != ""); err != nil {
 		return err
 	}
-	return withModel(c, c.Args().First(), o.Context, func(m *slmrt.Model) (err error) {
+	return withOpened(c, c.Args().First(), o.Context, func(m *slmrt.Model, from *pipeline.Opened) (err error) {
 		if path := c.String("log"); path != "" {
 			if config.Log, err = audit.OpenWriter(path); err != nil {
 				return err
 			}
 			defer func() { err = errors.Join(err, config.Log.Close()) }()
 		}
-		if config.Digest, err = digestOf(c); err != nil {
-			return err
+		if config.Digest = "checkpoint"; from.Bundle != nil {
+			config.Digest = from.Bundle.Digest().String()
 		}
 		if o.Threads == 0 { // sessions share the CPUs
 			o.Threads = max(1, goruntime.GOMAXPROCS(0)/config.Limits.Sessions)
 		}
 		config.Model, config.Options = m, o
-		if err := checkMemory(m, o, config.Limits.Sessions); err != nil {
+		share, err := shareOf(m, o, config.Limits.Sessions)
+		if err != nil {
 			return err
+		}
+		var once sync.Once
+		config.Speculate = func() (*slmrt.Speculator, error) {
+			return slmrt.OpenSpeculator(m, from.Bundle, from.Path, wish, share, func(text string) { once.Do(func() { logger(c).Warn(text) }) })
 		}
 		s, err := serve.New(config)
 		if err != nil {
@@ -282,30 +291,20 @@ func checkListen(address string, token bool) error {
 	return usageError(fmt.Sprintf("other machines reach %s: give --token-file, or set %s", address, tokenVariable))
 }
 
-// checkMemory holds all sessions to the budget; the weights are there once.
-func checkMemory(m *slmrt.Model, o slmrt.Options, sessions int) error {
+// shareOf holds all sessions to the budget, the weights there once, and returns the
+// options with the part of it that one session and what proposes tokens to it may take.
+func shareOf(m *slmrt.Model, o slmrt.Options, sessions int) (slmrt.Options, error) {
 	if o.Budget == 0 {
-		return nil
+		return o, nil
 	}
 	mem, err := m.Memory(o)
 	if err != nil {
-		return err
+		return o, err
 	}
-	if total := mem.Weights + int64(sessions)*(mem.Cache+mem.Work); total > o.Budget {
-		return fmt.Errorf("%w: %d sessions take %d bytes with the weights, the budget is %d", slmrt.ErrMemory, sessions, total, o.Budget)
+	total := mem.Weights + int64(sessions)*(mem.Cache+mem.Work)
+	if total > o.Budget {
+		return o, fmt.Errorf("%w: %d sessions take %d bytes with the weights, the budget is %d", slmrt.ErrMemory, sessions, total, o.Budget)
 	}
-	return nil
-}
-
-// digestOf names what is served in the log.
-func digestOf(c *cli.Context) (digest string, err error) {
-	o, err := pipeline.Open(context.WithoutCancel(c.Context), c.Args().First(), env(c))
-	if err != nil {
-		return "", err
-	}
-	defer func() { err = errors.Join(err, o.Close()) }()
-	if o.Bundle == nil {
-		return "checkpoint", nil
-	}
-	return o.Bundle.Digest().String(), nil
+	o.Budget = mem.Total + (o.Budget-total)/int64(sessions)
+	return o, nil
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -12,6 +13,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 )
 
 // serving is a server in a process of its own.
@@ -142,5 +144,58 @@ func TestServeHandsOff(t *testing.T) {
 	labels, err := os.ReadFile(at("labels.jsonl"))
 	if err != nil || strings.Count(string(labels), `"cluster-`) != 4 {
 		t.Errorf("label made of the log's rows: %s (%v)", labels, err)
+	}
+}
+
+// A bundle whose recipe says so is served with speculation, which its flags turn off;
+// the answers are the same.
+func TestServeSpeculatesByRecipe(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("windows has no interrupt for another process")
+	}
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	if err := os.WriteFile(at("recipe.yaml"), []byte("version: 1\nformats: {rules: [{format: w8}]}\nspeculate: {draft: draft.slmb, lookup: 2}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	slmcRun(t, 0, "build", tinySource, "-o", at("hinted.slmb"), "--recipe", at("recipe.yaml"), "--cache", at("cache"))
+	slmcRun(t, 0, "quantize", tinySource, "-o", at("draft.slmb"), "--weights", "w8")
+	asked := func(args ...string) (answer string, proposed bool, stderr string) {
+		t.Helper()
+		s := startServing(t, nil, append([]string{at("hinted.slmb")}, args...)...)
+		status, body := s.ask("what is the weather in paris tomorrow", "")
+		resp, err := http.Get(s.url + "/metrics")
+		if err != nil {
+			t.Fatal(err)
+		}
+		metrics, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		s.end()
+		var reply struct {
+			Choices []struct{ Message struct{ Content string } }
+		}
+		if err != nil || status != http.StatusOK || json.Unmarshal([]byte(body), &reply) != nil || len(reply.Choices) != 1 {
+			t.Fatalf("%d %s (%v)", status, body, err)
+		}
+		return reply.Choices[0].Message.Content, bytes.Contains(metrics, []byte(`slmc_proposals_total{result="accepted"}`)), s.stderr.String()
+	}
+	hinted, proposed, _ := asked("--memory", "64MiB")
+	if hinted == "" || !proposed {
+		t.Errorf("by recipe: %q, proposals %v", hinted, proposed)
+	}
+	if answer, proposed, _ := asked("--lookup", "0"); answer != hinted || proposed {
+		t.Errorf("turned off: %q, want %q; proposals %v", answer, hinted, proposed)
+	}
+	if err := os.Remove(at("draft.slmb")); err != nil {
+		t.Fatal(err)
+	}
+	if answer, _, stderr := asked("--sessions", "2"); answer != hinted || strings.Count(stderr, "does not lie beside") != 1 {
+		t.Errorf("without the draft: %q, %s", answer, stderr)
+	}
+	ctx, stop := context.WithTimeout(t.Context(), time.Minute) // a server that fits would run on
+	defer stop()
+	cmd := exec.CommandContext(ctx, program(t, "slmc"), "serve", "--listen", "127.0.0.1:0", at("hinted.slmb"), "--draft", at("hinted.slmb"), "--memory", "3MB", "--sessions", "1")
+	if text, err := cmd.CombinedOutput(); cmd.ProcessState.ExitCode() != 6 {
+		t.Errorf("a draft beyond the budget: %v, %s", err, text)
 	}
 }

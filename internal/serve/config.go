@@ -37,11 +37,14 @@ func (Secret) MarshalText() ([]byte, error) { return []byte(hidden), nil }
 
 // Config is what a server is made of.
 type Config struct {
-	Model    *slmrt.Model
-	Digest   string // of the bundle, for the log
-	Options  slmrt.Options
-	Policy   slmrt.Policy
-	Upstream *Upstream // nil: there is none, and nothing is handed off
+	Model   *slmrt.Model
+	Digest  string // of the bundle, for the log
+	Options slmrt.Options
+	// Speculate opens what proposes tokens for one session, which closes it; nil, or
+	// nil from it: nothing. It changes no answer.
+	Speculate func() (*slmrt.Speculator, error)
+	Policy    slmrt.Policy
+	Upstream  *Upstream // nil: there is none, and nothing is handed off
 	// Device reports the state of the device before each decision; nil: unknown.
 	Device func() (slmrt.Device, error)
 	Token  Secret   // demanded of clients; empty: none

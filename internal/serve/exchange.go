@@ -297,7 +297,7 @@ func (x *exchange) generate(ctx context.Context, begun string, emit func(string)
 		return res, &unableError{bad(x.q.foreign[0], "this model does not take %s; the large one may", strings.Join(x.q.foreign, ", "))}
 	}
 	queued := time.Now()
-	err = x.s.pool.with(ctx, func(session *slmrt.Session) error {
+	err = x.s.pool.with(ctx, func(session *seat) error {
 		start := time.Now()
 		x.entry.QueuedMS += milliseconds(start.Sub(queued))
 		ids, n, err := x.s.encode(x.q, begun)
@@ -317,11 +317,16 @@ func (x *exchange) generate(ctx context.Context, begun string, emit func(string)
 		}
 		res, err = session.Generate(ctx, slmrt.Request{
 			Prompt: ids, Begun: n, MaxTokens: max(1, most-used), Stop: x.q.stop, Sampling: x.q.sampling, OnReading: on,
+			Speculate: session.proposals,
 		}, emit)
 		x.entry.PromptTokens += res.PromptTokens
 		x.entry.Tokens += len(res.IDs)
 		x.s.metrics.tokens.WithLabelValues("local", "prompt").Add(float64(res.PromptTokens))
 		x.s.metrics.tokens.WithLabelValues("local", "completion").Add(float64(len(res.IDs)))
+		if sum := res.Speculation; sum != nil {
+			x.s.metrics.proposals.WithLabelValues("accepted").Add(float64(sum.Accepted))
+			x.s.metrics.proposals.WithLabelValues("dropped").Add(float64(sum.Proposed - sum.Accepted))
+		}
 		if err == nil && res.Stop != slmrt.StopHandoff {
 			x.s.speeds.local(time.Since(start), len(res.IDs))
 		}

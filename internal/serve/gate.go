@@ -66,30 +66,61 @@ func (g *gate) leave() { <-g.slots }
 
 func (g *gate) inside() int { return len(g.slots) }
 
-// pool lends sessions, made when they are first needed and used again.
+// seat is a session, and what proposes tokens to it; nil for nothing.
+type seat struct {
+	*slmrt.Session
+	proposals *slmrt.Speculator
+}
+
+func (s *seat) close() error {
+	s.Close()
+	if s.proposals == nil {
+		return nil
+	}
+	return s.proposals.Close()
+}
+
+// pool lends seats, made when they are first needed and used again.
 type pool struct {
 	*gate
-	m    *slmrt.Model
-	o    slmrt.Options
-	free chan *slmrt.Session
+	m         *slmrt.Model
+	o         slmrt.Options
+	speculate func() (*slmrt.Speculator, error)
+	free      chan *seat
 }
 
-func newPool(m *slmrt.Model, o slmrt.Options, l Limits) *pool {
-	return &pool{newGate(l.Sessions, l.Queue, l.QueueWait), m, o, make(chan *slmrt.Session, l.Sessions)}
+func newPool(c Config) *pool {
+	l := c.Limits
+	return &pool{newGate(l.Sessions, l.Queue, l.QueueWait), c.Model, c.Options, c.Speculate, make(chan *seat, l.Sessions)}
 }
 
-// with calls f with an empty session.
-func (p *pool) with(ctx context.Context, f func(*slmrt.Session) error) error {
+func (p *pool) open() (*seat, error) {
+	session, err := p.m.NewSession(p.o)
+	if err != nil {
+		return nil, err
+	}
+	s := &seat{Session: session}
+	if p.speculate != nil {
+		if s.proposals, err = p.speculate(); err != nil {
+			session.Close()
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// with calls f with a seat whose session is empty.
+func (p *pool) with(ctx context.Context, f func(*seat) error) error {
 	if err := p.enter(ctx); err != nil {
 		return err
 	}
 	defer p.leave()
-	var s *slmrt.Session
+	var s *seat
 	select {
 	case s = <-p.free:
 	default:
 		var err error
-		if s, err = p.m.NewSession(p.o); err != nil {
+		if s, err = p.open(); err != nil {
 			return err
 		}
 	}
@@ -99,13 +130,13 @@ func (p *pool) with(ctx context.Context, f func(*slmrt.Session) error) error {
 }
 
 // close ends the sessions; nobody may be inside.
-func (p *pool) close() {
+func (p *pool) close() (err error) {
 	for {
 		select {
 		case s := <-p.free:
-			s.Close()
+			err = errors.Join(err, s.close())
 		default:
-			return
+			return err
 		}
 	}
 }

@@ -21,6 +21,7 @@ type metrics struct {
 	requests      *prometheus.CounterVec
 	decisions     *prometheus.CounterVec
 	tokens        *prometheus.CounterVec
+	proposals     *prometheus.CounterVec
 	remoteCalls   *prometheus.CounterVec
 	refused       *prometheus.CounterVec
 	audits        *prometheus.CounterVec
@@ -42,6 +43,7 @@ func newMetrics(s *Server) *metrics {
 		requests:    counter("requests_total", "Requests by endpoint, model asked for and HTTP status.", "endpoint", "model", "code"),
 		decisions:   counter("decisions_total", "Decisions by outcome and the rule that made them.", "outcome", "reason"),
 		tokens:      counter("tokens_total", "Tokens by who computed them (local, remote) and kind (prompt, completion).", "side", "kind"),
+		proposals:   counter("proposals_total", "Tokens that speculation proposed, by result: accepted, dropped.", "result"),
 		remoteCalls: counter("upstream_calls_total", "Calls of the large model by result: ok, or a kind of failure.", "result"),
 		refused:     counter("refused_total", "Requests that were turned away before they were looked at, by reason.", "reason"),
 		audits:      counter("audits_total", "Audited queries by result: agree, differ, handed_off, skipped, failed.", "result"),
@@ -62,7 +64,7 @@ func newMetrics(s *Server) *metrics {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "slmc", Name: name, Help: help, ConstLabels: labels}, f)
 	}
 	m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		m.requests, m.decisions, m.tokens, m.remoteCalls, m.refused, m.audits, m.logErrors, m.seconds, m.queued, m.remoteSeconds, m.scores,
+		m.requests, m.decisions, m.tokens, m.proposals, m.remoteCalls, m.refused, m.audits, m.logErrors, m.seconds, m.queued, m.remoteSeconds, m.scores,
 		gauge("sessions_busy", "Generations that run now.", nil, func() float64 { return float64(s.pool.inside()) }),
 		gauge("requests_busy", "Requests in hand, in any state.", nil, func() float64 { return float64(s.busy.Load()) }),
 		gauge("queue_length", "Requests that wait for a session.", nil, func() float64 { return float64(s.pool.waiting.Load()) }),

@@ -100,7 +100,7 @@ func New(c Config) (*Server, error) {
 	if err := s.chooseRow(); err != nil {
 		return nil, err
 	}
-	s.pool = newPool(c.Model, c.Options, c.Limits)
+	s.pool = newPool(c)
 	s.remote = newGate(c.Limits.Remote, c.Limits.Queue, c.Limits.QueueWait)
 	s.shadows = newGate(shadowCalls, 0, 0)
 	s.ledger = newLedger(c.Policy, time.Now)
@@ -108,7 +108,7 @@ func New(c Config) (*Server, error) {
 	s.life, s.die = context.WithCancel(context.Background())
 	s.metrics = newMetrics(s)
 	// What cannot be allocated should show now, not at the first request.
-	if err := s.pool.with(context.Background(), func(*slmrt.Session) error { return nil }); err != nil {
+	if err := s.pool.with(context.Background(), func(*seat) error { return nil }); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -200,7 +200,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	for s.busy.Load() > 0 { // handlers whose connection was closed under them
 		time.Sleep(time.Millisecond)
 	}
-	s.pool.close()
+	err = errors.Join(err, s.pool.close())
 	if s.up != nil {
 		s.up.Close()
 	}
