@@ -30,10 +30,32 @@ func measure(b *testing.B, ops, bytes float64, f func()) {
 		f()
 		best = min(best, time.Since(start).Seconds())
 	}
-	b.ReportMetric(ops/best/1e9, "GOP/s")
+	if ops > 0 {
+		b.ReportMetric(ops/best/1e9, "GOP/s")
+	}
 	if bytes > 0 {
 		b.ReportMetric(bytes/best/1e9, "GB/s")
 	}
+}
+
+// BenchmarkLimits reports what the other figures are compared with: 8-bit
+// multiply-adds from registers, and reads of 2 MiB, a layer's matrix, at a time.
+func BenchmarkLimits(b *testing.B) {
+	const rounds, part = 100000, 2 << 20
+	buf := make([]byte, 320<<20)
+	for i := range buf {
+		buf[i] = byte(i)
+	}
+	eachBench(b, func(b *testing.B, f *Funcs) {
+		b.Run("int8", func(b *testing.B) { measure(b, float64(f.Int8(1))*rounds, 0, func() { f.Int8(rounds) }) })
+		at := 0
+		b.Run("read", func(b *testing.B) {
+			measure(b, 0, part, func() {
+				f.Read(buf[at:][:part])
+				at = (at + part) % len(buf)
+			})
+		})
+	})
 }
 
 // layerShapes are the products of a layer, rows by K.
