@@ -24,7 +24,7 @@ func shared(t testing.TB, parts ...string) string {
 	t.Helper()
 	path := filepath.Join(append([]string{"..", "..", "shared"}, parts...)...)
 	if _, err := os.Stat(path); err != nil {
-		t.Skipf("needs %s, which is not part of the repository", filepath.Join(parts...))
+		t.Skipf("lacks %s, which is not part of the repository", path)
 	}
 	return path
 }

@@ -101,7 +101,7 @@ func TestIndexNamesDamage(t *testing.T) {
 func TestSharedLarge(t *testing.T) {
 	const path = "../../../shared/models/assistant-large/model.safetensors.index.json"
 	if _, err := os.Stat(path); err != nil {
-		t.Skipf("needs %s", path)
+		t.Skipf("lacks %s, which is not part of the repository", path)
 	}
 	s, err := OpenIndex(path)
 	if err != nil {
