@@ -70,10 +70,11 @@ type Candidate struct {
 	Name string  `json:"name,omitempty"` // "search", or the fixed plan it is
 	Plan Plan    `json:"plan"`
 	KL   float64 `json:"kl"` // mean over the examples' positions, nats
-	// Healed is what trials left of the divergence, on other examples, after
-	// about HealedTokens tokens; nil where the map was not tried, or can not be
-	// healed.
+	// Healed is what the last trial left of the divergence, on other examples,
+	// after HealedTokens tokens, and Expected what twice as many are expected to
+	// leave, which decides; nil where the map was not tried, or can not be healed.
 	Healed       *float64 `json:"healed_kl,omitempty"`
+	Expected     *float64 `json:"expected_kl,omitempty"`
 	HealedTokens int      `json:"healed_tokens,omitempty"`
 }
 
@@ -167,57 +168,6 @@ func (s *search) report(all []Candidate) SearchReport {
 	out := SearchReport{Tokens: s.m.tokens, Measured: len(s.known), Candidates: best(all, len(all))}
 	for i, c := range out.Candidates {
 		out.Candidates[i].Name = cmp.Or(s.known[c.Plan.String()].Name, string(Search))
-	}
-	return out
-}
-
-// varied picks n of the maps that were measured, and at least Beam. The best
-// maps of all differ in single givers, which healing makes alike, so for each
-// set of takers there are the best map and the one of the nearest givers: far
-// givers are best before healing, near ones often after it.
-func (s *search) varied(ctx context.Context, top Candidate, n int) ([]Candidate, error) {
-	n = max(n, s.Config.Beam)
-	whole := []Candidate{top}
-	for _, c := range s.known {
-		if len(c.Plan) == s.Takers {
-			whole = append(whole, c)
-		}
-	}
-	var out []Candidate
-	sets := map[string]bool{}
-	for _, c := range best(whole, len(whole)) {
-		set := fmt.Sprint(c.Plan.Takers())
-		if sets[set] || len(out) >= n {
-			continue
-		}
-		sets[set] = true
-		near, err := s.measure(ctx, []Candidate{{Plan: nearest(s.Model.Graph, c.Plan)}})
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, c)
-		if fixed := near[0].Name != ""; !fixed && near[0].Plan.String() != c.Plan.String() {
-			out = append(out, near[0])
-		}
-	}
-	return out[:min(n, len(out))], nil
-}
-
-// nearest is p with each taker reading the last block before it that gives and
-// that it can read.
-func nearest(g *model.Graph, p Plan) Plan {
-	out := Plan{}
-	for taker, giver := range p {
-		out[taker] = giver
-		for i := taker - 1; i > giver; i-- {
-			if _, takes := p[i]; !takes && (Plan{taker: i}).Check(g) == nil {
-				out[taker] = i
-				break
-			}
-		}
-	}
-	if out.Check(g) != nil {
-		return p
 	}
 	return out
 }

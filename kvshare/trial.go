@@ -19,9 +19,12 @@ import (
 // short heals"). So the best few maps and every fixed plan of the same size are
 // healed for a short while, and those that are nearest to the unshared model on
 // examples that no trial learns from go on: successive halving (Jamieson and
-// Talwalkar, arXiv 1502.07943). We differ in that each round heals anew, from
-// the source's weights, with twice the tokens: the schedule of the learning
-// rate spans a run, so a run can not be made longer afterwards.
+// Talwalkar, arXiv 1502.07943). We differ in two ways. Each round heals anew,
+// from the source's weights, with twice the tokens: the schedule of the learning
+// rate spans a run, so a run can not be made longer afterwards. And from the
+// second round on maps are compared by where they will be after twice the tokens
+// of the round, on the power law through their last two: what is furthest off at
+// the start heals fastest, so the order of short heals is still that of none.
 
 // ErrTooFew is too little text to hold some of it back from trials.
 var ErrTooFew = errors.New("too few examples to heal maps on trial")
@@ -129,19 +132,76 @@ func count(seqs [][]int32) int {
 	return n
 }
 
+// varied picks n of the maps that were measured, and at least Beam. The best
+// maps of all differ in single givers, which healing makes alike, so for each
+// set of takers there are the best map and the one of the nearest givers: far
+// givers are best before healing, near ones often after it.
+func (s *search) varied(ctx context.Context, top Candidate, n int) ([]Candidate, error) {
+	n = max(n, s.Config.Beam)
+	whole := []Candidate{top}
+	for _, c := range s.known {
+		if len(c.Plan) == s.Takers {
+			whole = append(whole, c)
+		}
+	}
+	var out []Candidate
+	sets := map[string]bool{}
+	for _, c := range best(whole, len(whole)) {
+		set := fmt.Sprint(c.Plan.Takers())
+		if sets[set] || len(out) >= n {
+			continue
+		}
+		sets[set] = true
+		near, err := s.measure(ctx, []Candidate{{Plan: nearest(s.Model.Graph, c.Plan)}})
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, c)
+		if fixed := near[0].Name != ""; !fixed && near[0].Plan.String() != c.Plan.String() {
+			out = append(out, near[0])
+		}
+	}
+	return out[:min(n, len(out))], nil
+}
+
+// nearest is p with each taker reading the last block before it that gives and
+// that it can read.
+func nearest(g *model.Graph, p Plan) Plan {
+	out := Plan{}
+	for taker, giver := range p {
+		out[taker] = giver
+		for i := taker - 1; i > giver; i-- {
+			if _, takes := p[i]; !takes && (Plan{taker: i}).Check(g) == nil {
+				out[taker] = i
+				break
+			}
+		}
+	}
+	if out.Check(g) != nil {
+		return p
+	}
+	return out
+}
+
 // TrialRun is what trials work with.
 type TrialRun struct {
 	Config TrialConfig
-	// Heal heals the model shared by a map on about tokens tokens and gives the
-	// divergence that is left on the examples held back, in nats a token; +Inf
-	// for a map that can not be healed.
-	Heal func(ctx context.Context, p Plan, tokens int) (float64, error)
+	// Heal heals the model shared by a map on about tokens tokens.
+	Heal func(ctx context.Context, p Plan, tokens int) (Trial, error)
+}
+
+// Trial is what a heal gave.
+type Trial struct {
+	// KL is the divergence that is left on the examples held back, in nats a
+	// token; NaN or +Inf for a map that can not be healed.
+	KL     float64
+	Tokens int // learned from
 }
 
 // Run tries candidates of a search and orders them: those of the last round by
-// what is left after healing, those that dropped out before behind them, round
-// by round, and the ones that were not tried last. The divergence before
-// healing decides between equals.
+// what is expected of them, those that dropped out before behind them, round by
+// round, and the ones that were not tried last. The divergence before healing
+// decides between equals.
 func (r TrialRun) Run(ctx context.Context, all []Candidate) ([]Candidate, error) {
 	if err := r.Config.Check(); err != nil {
 		return nil, err
@@ -151,26 +211,41 @@ func (r TrialRun) Run(ctx context.Context, all []Candidate) ([]Candidate, error)
 		return slices.ContainsFunc(in, func(d Candidate) bool { return d.Plan.String() == c.Plan.String() })
 	})
 	for _, round := range r.Config.Plan(len(in)) {
-		left := make(map[string]float64, round.Maps)
 		for i := range round.Maps {
-			kl, err := r.Heal(ctx, in[i].Plan, round.Tokens)
+			t, err := r.Heal(ctx, in[i].Plan, round.Tokens)
 			if err != nil {
 				return nil, fmt.Errorf("map %s: %w", in[i].Plan, err)
 			}
-			if math.IsNaN(kl) {
-				kl = math.Inf(1)
-			}
-			left[in[i].Plan.String()] = kl
-			in[i].Healed, in[i].HealedTokens = nil, round.Tokens
-			if !math.IsInf(kl, 1) {
-				in[i].Healed = &kl
-			}
+			in[i].note(t)
 		}
 		slices.SortStableFunc(in[:round.Maps], func(a, b Candidate) int {
-			return cmp.Or(cmp.Compare(left[a.Plan.String()], left[b.Plan.String()]), cmp.Compare(a.KL, b.KL))
+			return cmp.Or(cmp.Compare(a.expected(), b.expected()), cmp.Compare(a.KL, b.KL))
 		})
 	}
 	return append(in, rest...), nil
+}
+
+// note keeps what a round gave.
+func (c *Candidate) note(t Trial) {
+	before, tokens := c.Healed, c.HealedTokens
+	c.Healed, c.Expected, c.HealedTokens = nil, nil, t.Tokens
+	if math.IsNaN(t.KL) || math.IsInf(t.KL, 1) {
+		return
+	}
+	expected := t.KL
+	// A map that longer healing made worse is expected to get no better.
+	if before != nil && t.Tokens > tokens && tokens > 0 && t.KL > 0 && t.KL < *before {
+		expected *= math.Pow(t.KL / *before, math.Ln2/math.Log(float64(t.Tokens)/float64(tokens)))
+	}
+	c.Healed, c.Expected = &t.KL, &expected
+}
+
+// expected is +Inf for a map that can not be healed.
+func (c Candidate) expected() float64 {
+	if c.Expected == nil {
+		return math.Inf(1)
+	}
+	return *c.Expected
 }
 
 // entrants are the candidates of the first round, those of the lowest

@@ -46,9 +46,9 @@ func TestTrials(t *testing.T) {
 	var calls []string
 	run := kvshare.TrialRun{
 		Config: kvshare.TrialConfig{Candidates: 5, Rounds: 3, Tokens: 100, Held: 1000},
-		Heal: func(_ context.Context, p kvshare.Plan, tokens int) (float64, error) {
+		Heal: func(_ context.Context, p kvshare.Plan, tokens int) (kvshare.Trial, error) {
 			calls = append(calls, fmt.Sprint(p.Takers()[0], "@", tokens))
-			return after[p.Takers()[0]][map[int]int{100: 0, 200: 1, 400: 2}[tokens]], nil
+			return kvshare.Trial{KL: after[p.Takers()[0]][map[int]int{100: 0, 200: 1, 400: 2}[tokens]], Tokens: tokens}, nil
 		},
 	}
 	got, err := run.Run(t.Context(), all)
@@ -77,6 +77,43 @@ func TestTrials(t *testing.T) {
 	}
 }
 
+// Of two maps that are as good after the same heal the one that learns faster is
+// taken, as far as one more doubling carries it; one whose examples ran out, or
+// that got worse, is taken as it is.
+func TestTrialsExpected(t *testing.T) {
+	all := []kvshare.Candidate{candidate(1, "search", 0.1), candidate(2, "cla2", 0.2), candidate(3, "tail", 0.3)} // the third makes two rounds
+	for what, w := range map[string]struct {
+		slow, fast [2]kvshare.Trial
+		expected   float64
+		first      int
+	}{
+		"assistant-small, 30 %": {[2]kvshare.Trial{{0.1031, 65536}, {0.0839, 131072}}, [2]kvshare.Trial{{0.1087, 65536}, {0.0840, 131072}}, 0.0840 * 0.0840 / 0.1087, 2},
+		"too far behind":        {[2]kvshare.Trial{{0.10, 100}, {0.09, 200}}, [2]kvshare.Trial{{0.16, 100}, {0.12, 200}}, 0.09 * 0.09 / 0.10, 1},
+		"no more examples":      {[2]kvshare.Trial{{0.10, 100}, {0.09, 100}}, [2]kvshare.Trial{{0.16, 100}, {0.091, 100}}, 0.09, 1},
+		"worse":                 {[2]kvshare.Trial{{0.10, 100}, {0.11, 200}}, [2]kvshare.Trial{{0.16, 100}, {0.15, 200}}, 0.11, 1},
+		"four times the tokens": {[2]kvshare.Trial{{0.4, 100}, {0.1, 400}}, [2]kvshare.Trial{{0.5, 100}, {0.2, 400}}, 0.05, 1},
+	} {
+		got, err := kvshare.TrialRun{
+			Config: kvshare.TrialConfig{Candidates: 3, Rounds: 2, Tokens: 1, Held: 1000},
+			Heal: func(_ context.Context, p kvshare.Plan, tokens int) (kvshare.Trial, error) {
+				switch p.Takers()[0] {
+				case 1:
+					return w.slow[tokens-1], nil
+				case 2:
+					return w.fast[tokens-1], nil
+				}
+				return kvshare.Trial{KL: 9, Tokens: tokens}, nil
+			},
+		}.Run(t.Context(), all)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got[0].Plan.Takers()[0] != w.first || math.Abs(*got[0].Expected-w.expected) > 1e-12 {
+			t.Errorf("%s: the first is %v, %g expected, wanted %d, %g", what, got[0].Plan, *got[0].Expected, w.first, w.expected)
+		}
+	}
+}
+
 // Between maps that heal alike the divergence before decides, and without
 // trials it alone.
 func TestTrialsTies(t *testing.T) {
@@ -84,7 +121,10 @@ func TestTrialsTies(t *testing.T) {
 	healed := 0
 	run := kvshare.TrialRun{
 		Config: kvshare.TrialConfig{Candidates: 9, Rounds: 9, Tokens: 10, Held: 1000},
-		Heal:   func(context.Context, kvshare.Plan, int) (float64, error) { healed++; return 0.01, nil },
+		Heal: func(_ context.Context, _ kvshare.Plan, tokens int) (kvshare.Trial, error) {
+			healed++
+			return kvshare.Trial{KL: 0.01, Tokens: tokens}, nil
+		},
 	}
 	got, err := run.Run(t.Context(), all)
 	if err != nil || !slices.Equal(maps(got), []int{2, 1, 3}) || healed != 5 {
@@ -97,7 +137,7 @@ func TestTrialsTies(t *testing.T) {
 	}
 	want := errors.New("no space left")
 	run.Config = kvshare.TrialConfig{Candidates: 2, Rounds: 1, Tokens: 10, Held: 1000}
-	run.Heal = func(context.Context, kvshare.Plan, int) (float64, error) { return 0, want }
+	run.Heal = func(context.Context, kvshare.Plan, int) (kvshare.Trial, error) { return kvshare.Trial{}, want }
 	if _, err := run.Run(t.Context(), all); !errors.Is(err, want) {
 		t.Errorf("a heal that fails gives %v", err)
 	}

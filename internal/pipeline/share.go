@@ -146,7 +146,7 @@ func (b *build) chooseMap() error {
 	for _, c := range r.Candidates {
 		attrs := []any{"map", c.Plan, "kl", fmt.Sprintf("%.4f", c.KL)}
 		if c.Healed != nil {
-			attrs = append(attrs, "healed", fmt.Sprintf("%.4f", *c.Healed), "tokens", c.HealedTokens)
+			attrs = append(attrs, "healed", fmt.Sprintf("%.4f", *c.Healed), "tokens", c.HealedTokens, "expected", fmt.Sprintf("%.4f", *c.Expected))
 		}
 		b.log.Info("candidate", append(attrs, "from", c.Name)...)
 	}

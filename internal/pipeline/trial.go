@@ -110,7 +110,7 @@ type TrialPreview struct {
 
 // trainedCost is what a token costs that is learned from, in tokens that a
 // search measures: docs/experiments.md, "Choosing a map by short heals".
-const trainedCost = 7
+const trainedCost = 4
 
 // previewTrials tells what trials of a search's maps would cost, nil where
 // there are none. took is what the search did.
@@ -147,7 +147,7 @@ type trialResult struct {
 }
 
 // run heals one map, or takes what an earlier build made of it.
-func (t *trial) run(_ context.Context, p kvshare.Plan, tokens int) (float64, error) {
+func (t *trial) run(_ context.Context, p kvshare.Plan, tokens int) (none kvshare.Trial, err error) {
 	s := t.cfg.Recipe.Share
 	seqs, epochs := t.examples.First(tokens, t.epochs())
 	key, err := Key("trial", trialVersion, struct {
@@ -163,7 +163,7 @@ func (t *trial) run(_ context.Context, p kvshare.Plan, tokens int) (float64, err
 		Fields  Fields
 	}{t.digests, t.recipe.Context, p, s.Search.Trial.Held, tokens, s.Search.Seed, s.Match, t.heal, s.SHA256, s.Fields})
 	if err != nil {
-		return 0, err
+		return none, err
 	}
 	path, err := t.stage("trial", key, func(path string) error {
 		res, err := t.fresh(p, path+".weights", seqs, epochs)
@@ -177,23 +177,23 @@ func (t *trial) run(_ context.Context, p kvshare.Plan, tokens int) (float64, err
 		return os.WriteFile(path, data, 0o600)
 	})
 	if err != nil {
-		return 0, err
+		return none, err
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return 0, err
+		return none, err
 	}
 	var res trialResult
 	if err := json.Unmarshal(data, &res); err != nil {
-		return 0, fmt.Errorf("cached trial: %w", errors.Join(err, formats.ErrCorrupt))
+		return none, fmt.Errorf("cached trial: %w", errors.Join(err, formats.ErrCorrupt))
 	}
 	t.tokens += res.Tokens
 	if res.KL == nil {
 		t.log.Warn("healed on trial", "map", p, "tokens", res.Tokens, "failed", res.Diverged)
-		return math.Inf(1), nil
+		return kvshare.Trial{KL: math.Inf(1), Tokens: res.Tokens}, nil
 	}
 	t.log.Info("healed on trial", "map", p, "tokens", res.Tokens, "kl", fmt.Sprintf("%.4f", *res.KL))
-	return *res.KL, nil
+	return kvshare.Trial{KL: *res.KL, Tokens: res.Tokens}, nil
 }
 
 // epochs are the passes that healing makes over the examples: a trial makes no
