@@ -7,27 +7,27 @@ import (
 	"gonum.org/v1/gonum/stat/distuv"
 )
 
-// ClopperPearson is the exact upper confidence limit, at level 1-delta, of a
+// clopperPearson is the exact upper confidence limit, at level 1-delta, of a
 // probability of which k of n trials came true (Clopper and Pearson 1934).
-func ClopperPearson(k, n int, delta float64) float64 {
+func clopperPearson(k, n int, delta float64) float64 {
 	if k >= n {
 		return 1
 	}
 	return distuv.Beta{Alpha: float64(k + 1), Beta: float64(n - k)}.Quantile(1 - delta)
 }
 
-// ClopperPearsonLow is the lower limit at level 1-delta.
-func ClopperPearsonLow(k, n int, delta float64) float64 {
+// clopperPearsonLow is the lower limit at level 1-delta.
+func clopperPearsonLow(k, n int, delta float64) float64 {
 	if k <= 0 {
 		return 0
 	}
 	return distuv.Beta{Alpha: float64(k), Beta: float64(n - k + 1)}.Quantile(delta)
 }
 
-// EmpiricalBernstein is an upper confidence limit, at level 1-delta, of the mean
+// empiricalBernstein is an upper confidence limit, at level 1-delta, of the mean
 // of a quantity in 0..1 with that sample mean and variance (Maurer and Pontil,
 // arXiv 0907.3740, theorem 4).
-func EmpiricalBernstein(mean, variance float64, n int, delta float64) float64 {
+func empiricalBernstein(mean, variance float64, n int, delta float64) float64 {
 	return min(1, mean+bernsteinWidth(variance, n, delta))
 }
 
@@ -90,9 +90,9 @@ func (l Limit) Upper(loss []float64, delta float64) float64 {
 		return 1
 	case l == LimitGraded:
 		mean, variance := meanAndVariance(loss)
-		return roundUp(EmpiricalBernstein(mean, variance, n, delta))
+		return roundUp(empiricalBernstein(mean, variance, n, delta))
 	}
-	return roundUp(ClopperPearson(count(loss, func(x float64) bool { return x > 0 }), n, delta))
+	return roundUp(clopperPearson(count(loss, func(x float64) bool { return x > 0 }), n, delta))
 }
 
 // Lower is the lower limit: for LimitExact losses below 1 count as 0.
@@ -105,7 +105,7 @@ func (l Limit) Lower(loss []float64, delta float64) float64 {
 		mean, variance := meanAndVariance(loss)
 		return max(0, mean-bernsteinWidth(variance, n, delta))
 	}
-	return ClopperPearsonLow(count(loss, func(x float64) bool { return x >= 1 }), n, delta)
+	return clopperPearsonLow(count(loss, func(x float64) bool { return x >= 1 }), n, delta)
 }
 
 func count(loss []float64, is func(x float64) bool) (k int) {

@@ -11,11 +11,11 @@ import (
 // curvePoints bounds the points of a calibration curve.
 const curvePoints = 48
 
-// Isotonic fits the non-decreasing map with the least squared error by pooling
+// isotonic fits the non-decreasing map with the least squared error by pooling
 // adjacent violators (Ayer et al. 1955), and joins the middles of its steps by
 // lines, so that it keeps the order of what it maps. Score and outcome lie in
 // 0..1; out-of-sample scores, or it learns the training's confidence.
-func Isotonic(score, outcome []float64) deferral.Curve {
+func isotonic(score, outcome []float64) deferral.Curve {
 	idx := order(score)
 	slices.Reverse(idx)
 	type step struct{ x, y, n float64 }
@@ -44,9 +44,9 @@ func Isotonic(score, outcome []float64) deferral.Curve {
 	return c
 }
 
-// Platt fits sigmoid(a*logit(score)+b) by Newton's method with Platt's targets
+// platt fits sigmoid(a*logit(score)+b) by Newton's method with Platt's targets
 // (Platt 1999; Lin, Lin and Weng 2007) and returns it as a curve.
-func Platt(score, outcome []float64) deferral.Curve {
+func platt(score, outcome []float64) deferral.Curve {
 	pos := 0.0
 	for _, y := range outcome {
 		pos += y
@@ -97,7 +97,7 @@ func chooseCurve(score, outcome []float64) (deferral.Curve, string) {
 	fits := []struct {
 		name string
 		fit  func(score, outcome []float64) deferral.Curve
-	}{{"platt", Platt}, {"isotonic", Isotonic}}
+	}{{"platt", platt}, {"isotonic", isotonic}}
 	losses := make([]float64, len(fits))
 	for k, f := range fits {
 		for odd := range 2 {

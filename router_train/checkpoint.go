@@ -14,7 +14,6 @@ const (
 	KindLogistic = "logistic" // all inputs, no hidden layer
 	KindMLP      = "mlp"
 	KindKNN      = "knn"
-	KindLogProb  = "log_probability" // the sum over the answer, not trained
 )
 
 // CheckpointReport is what cross-validation within the training part says of

@@ -25,11 +25,6 @@ type Example struct {
 	Post []float32
 }
 
-// Signals are the untrained signals of the answer.
-func (e *Example) Signals() Signals {
-	return Signals{Entropy: float64(e.Post[deferral.MeanEntropy]), LogProb: float64(e.Post[deferral.SumLogProb])}
-}
-
 // extractor computes Examples on one session.
 type extractor struct {
 	m   *slmrt.Model

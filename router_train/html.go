@@ -36,9 +36,9 @@ var (
 	orange = color.RGBA{220, 90, 0, 255}
 )
 
-// CostQualityPlot draws quality against calls as SVG: the router's score after
+// costQualityPlot draws quality against calls as SVG: the router's score after
 // and before generation, the random line, the oracle.
-func CostQualityPlot(rows []Scored) ([]byte, error) {
+func costQualityPlot(rows []Scored) ([]byte, error) {
 	v := newVectors(rows)
 	return drawPlot("Quality against calls to the large model", "queries sent on, %", "quality, %", []line{
 		{"oracle", curvePoints100(Oracle(v.small, v.large)), black, true},
@@ -58,8 +58,8 @@ func curvePoints100(c Curve) plotter.XYs {
 	return append(out, plotter.XY{X: 100, Y: 100 * c.Quality[n]})
 }
 
-// ReliabilityPlot draws the share of wrong answers against the probability said.
-func ReliabilityPlot(rows []Scored) ([]byte, error) {
+// reliabilityPlot draws the share of wrong answers against the probability said.
+func reliabilityPlot(rows []Scored) ([]byte, error) {
 	v := newVectors(rows)
 	const bins = 15
 	var pts plotter.XYs
@@ -129,11 +129,11 @@ func (t *Trained) of(p Part) (out []Scored) {
 }
 
 func page(r Report, rows []Scored, part string, table *deferral.Table) ([]byte, error) {
-	cost, err := CostQualityPlot(rows)
+	cost, err := costQualityPlot(rows)
 	if err != nil {
 		return nil, err
 	}
-	reliable, err := ReliabilityPlot(rows)
+	reliable, err := reliabilityPlot(rows)
 	if err != nil {
 		return nil, err
 	}

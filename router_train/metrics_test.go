@@ -76,15 +76,15 @@ func TestCurvesByHand(t *testing.T) {
 // Limits of R's binom.test(k, n, alternative = "less", conf.level = 1-delta)
 // and of the closed forms at the ends.
 func TestClopperPearson(t *testing.T) {
-	near(t, "0 of 59", ClopperPearson(0, 59, 0.05), 1-math.Pow(0.05, 1.0/59), 1e-9)
-	near(t, "3 of 10", ClopperPearson(3, 10, 0.05), 0.6066242, 1e-6)
-	near(t, "10 of 1000", ClopperPearson(10, 1000, 0.05), 0.0169, 1e-4)
-	near(t, "10 of 10", ClopperPearson(10, 10, 0.05), 1, 0)
-	near(t, "low, 10 of 10", ClopperPearsonLow(10, 10, 0.05), math.Pow(0.05, 0.1), 1e-9)
-	near(t, "low, 0 of 10", ClopperPearsonLow(0, 10, 0.05), 0, 0)
+	near(t, "0 of 59", clopperPearson(0, 59, 0.05), 1-math.Pow(0.05, 1.0/59), 1e-9)
+	near(t, "3 of 10", clopperPearson(3, 10, 0.05), 0.6066242, 1e-6)
+	near(t, "10 of 1000", clopperPearson(10, 1000, 0.05), 0.0169, 1e-4)
+	near(t, "10 of 10", clopperPearson(10, 10, 0.05), 1, 0)
+	near(t, "low, 10 of 10", clopperPearsonLow(10, 10, 0.05), math.Pow(0.05, 0.1), 1e-9)
+	near(t, "low, 0 of 10", clopperPearsonLow(0, 10, 0.05), 0, 0)
 	// The limit is the p for which k or fewer of n has probability delta.
 	for _, c := range [][2]int{{1, 20}, {7, 300}, {40, 2000}} {
-		p, sum := ClopperPearson(c[0], c[1], 0.05), 0.0
+		p, sum := clopperPearson(c[0], c[1], 0.05), 0.0
 		for k := range c[0] + 1 {
 			a, _ := math.Lgamma(float64(c[1] + 1))
 			b, _ := math.Lgamma(float64(k + 1))
@@ -105,7 +105,7 @@ func TestUpperOfGradedLosses(t *testing.T) {
 	want := 0.25 + math.Sqrt(2*0.0625*1000/999*l/1000) + 7*l/(3*999)
 	near(t, "empirical Bernstein", LimitGraded.Upper(loss, 0.05), want, 2e-6)
 	near(t, "its lower limit", LimitGraded.Lower(loss, 0.05), 0.5-want, 2e-6)
-	near(t, "above 0 counted", LimitExact.Upper(loss, 0.05), ClopperPearson(500, 1000, 0.05), 2e-6)
+	near(t, "above 0 counted", LimitExact.Upper(loss, 0.05), clopperPearson(500, 1000, 0.05), 2e-6)
 	near(t, "1 counted", LimitExact.Lower(loss, 0.05), 0, 0)
 }
 
@@ -171,7 +171,7 @@ func TestCertificateHoldsInSimulation(t *testing.T) {
 
 func TestIsotonicIsTheBestIncreasingFit(t *testing.T) {
 	// Pooling by hand: 0, (1, 0) -> 0.5, 1.
-	c := Isotonic([]float64{0.1, 0.2, 0.3, 0.4}, []float64{0, 1, 0, 1})
+	c := isotonic([]float64{0.1, 0.2, 0.3, 0.4}, []float64{0, 1, 0, 1})
 	if len(c.X) != 3 || c.Y[0] != 0 || c.Y[1] != 0.5 || c.Y[2] != 1 {
 		t.Fatalf("curve %+v", c)
 	}
@@ -182,7 +182,7 @@ func TestIsotonicIsTheBestIncreasingFit(t *testing.T) {
 		p := r.Float64()
 		s, y = append(s, p*p), append(y, truth(r.Float64() < p))
 	}
-	for name, fit := range map[string]func(a, b []float64) deferral.Curve{"isotonic": Isotonic, "platt": Platt} {
+	for name, fit := range map[string]func(a, b []float64) deferral.Curve{"isotonic": isotonic, "platt": platt} {
 		c := fit(s, y)
 		for _, x := range []float64{0.04, 0.25, 0.64} {
 			tol := 0.06
@@ -210,7 +210,7 @@ func TestHybridTargets(t *testing.T) {
 	}}
 	parts := []Part{Train, Train, Calibrate}
 	for name, want := range map[string][]float32{TargetDet: {1, 0, 0}, TargetProb: {0.5, 0, 0.5}} {
-		got, err := TargetsOf(name, l, parts)
+		got, err := targetsOf(name, l, parts)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -229,7 +229,7 @@ func TestHybridTargets(t *testing.T) {
 	}
 	near(t, "mean distance", meanDistance(append([]float64{}, y...)), sum/16, 1e-12)
 	l.Rows[1].Large.Samples = nil
-	if _, err := TargetsOf(TargetTrans, l, parts); err == nil {
+	if _, err := targetsOf(TargetTrans, l, parts); err == nil {
 		t.Error("trans without samples is accepted")
 	}
 }

@@ -28,9 +28,9 @@ type targets struct {
 	train       [deferral.Outputs]float32 // what the head is taught
 }
 
-// TargetsOf computes a query's targets. trans chooses its t on the training
+// targetsOf computes a query's targets. trans chooses its t on the training
 // part.
-func TargetsOf(name string, l *Labels, parts []Part) ([]targets, error) {
+func targetsOf(name string, l *Labels, parts []Part) ([]targets, error) {
 	if !slices.Contains(Targets(), name) {
 		return nil, fmt.Errorf("targets %q are unknown; have %v", name, Targets())
 	}

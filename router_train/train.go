@@ -23,7 +23,7 @@ type Config struct {
 	Folds   int           `json:"folds"` // of the cross-validation within the training part
 	Seed    uint64        `json:"seed,string"`
 	// Targets says what the heads learn: "risk" (wrong, and wrong with the large
-	// model right), or one of Hybrid LLM's labels, see TargetsOf.
+	// model right), or one of Hybrid LLM's labels, see targetsOf.
 	Targets string  `json:"targets"`
 	Certify Certify `json:"certify"`
 	// MaxTokens ends answers that do not end themselves.
@@ -135,7 +135,7 @@ func (t *trainer) run() (*Trained, error) {
 		t.c.Certify.Limit = limitFor(training)
 	}
 	var err error
-	if t.targets, err = TargetsOf(t.c.Targets, t.d.Labels, t.parts); err != nil {
+	if t.targets, err = targetsOf(t.c.Targets, t.d.Labels, t.parts); err != nil {
 		return nil, err
 	}
 	begin := time.Now()

@@ -276,7 +276,8 @@ func checkRuntimeReadsAsTraining(t *testing.T, m *slmrt.Model, labels *routertra
 				t.Errorf("%q: the runtime reads %+v, training %+v", texts[i], got[k], want[k])
 			}
 		}
-		if s := examples[i].Signals(); s != answered[i].Signals && abs32(s.LogProb-answered[i].Signals.LogProb) > 1e-5 {
+		post := examples[i].Post
+		if s := (routertrain.Signals{Entropy: float64(post[deferral.MeanEntropy]), LogProb: float64(post[deferral.SumLogProb])}); s != answered[i].Signals && abs32(s.LogProb-answered[i].Signals.LogProb) > 1e-5 {
 			t.Errorf("%q: signals %+v and %+v", texts[i], s, answered[i].Signals)
 		}
 	}

@@ -61,7 +61,7 @@ func Recertify(ctx context.Context, in RouterInput, report *routertrain.Report, 
 	if in.Config.Certify.Limit == "" { // a router that was trained before the rule was kept
 		in.Config.Certify.Limit = routertrain.LimitExact
 	}
-	scored, _, err := ScoreLabels(ctx, m, in)
+	scored, err := scoreLabels(ctx, m, in)
 	if err != nil {
 		return nil, err
 	}
@@ -94,22 +94,19 @@ func Recertify(ctx context.Context, in RouterInput, report *routertrain.Report, 
 	return out, nil
 }
 
-// ScoreLabels lets a model's router read labelled queries; the signals are those
-// that need no router.
-func ScoreLabels(ctx context.Context, m *slmrt.Model, in RouterInput) ([]routertrain.Scored, []routertrain.Signals, error) {
+// scoreLabels lets a model's router read labelled queries.
+func scoreLabels(ctx context.Context, m *slmrt.Model, in RouterInput) ([]routertrain.Scored, error) {
 	texts, err := labelTexts(in.Labels, in.Queries)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	examples, err := routertrain.Extract(ctx, m, texts, slmrt.Options{Kernel: in.Kernel}, threadsOr(in.Threads), in.Config.MaxTokens, in.Progress)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	var scored []routertrain.Scored
-	var signals []routertrain.Signals
 	for i, readings := range routertrain.ScoreAll(m.Router(), examples) {
 		scored = append(scored, routertrain.NewScored(&in.Labels.Rows[i], readings))
-		signals = append(signals, examples[i].Signals())
 	}
-	return scored, signals, nil
+	return scored, nil
 }
