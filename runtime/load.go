@@ -31,6 +31,7 @@ func Load(path string, o LoadOptions) (*Model, *bundle.Bundle, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	readAhead(path, b.Manifest())
 	m, err := FromBundle(b)
 	if err != nil {
 		b.Close()

@@ -1,0 +1,7 @@
+//go:build !linux
+
+package slmrt
+
+import "slmc/formats/bundle"
+
+func readAhead(string, *bundle.Manifest) {}
