@@ -179,10 +179,7 @@ func (s *store) mix(f *kernel.Funcs, dst, p []float32, E, at, n int, next *store
 // room for each head's.
 func (c *Cache) attend(f *kernel.Funcs, b *model.Block, dst, q []float32, kv, pos int, scores []float32) {
 	s := &c.slots[b.KVFrom]
-	first := 0
-	if b.Window > 0 {
-		first = max(0, pos+1-b.Window)
-	}
+	first := firstSeen(b, pos)
 	at, n, E := kv*c.Capacity+first, pos+1-first, b.HeadDim
 	heads := len(q) / E
 	p, sums := scores[:heads*n], scores[heads*n:][:heads]
@@ -197,6 +194,14 @@ func (c *Cache) attend(f *kernel.Funcs, b *model.Block, dst, q []float32, kv, po
 	for h, sum := range sums {
 		f.Divide(dst[h*E:][:E], sum)
 	}
+}
+
+// firstSeen is the first position that the query at position pos sees.
+func firstSeen(b *model.Block, pos int) int {
+	if b.Window > 0 {
+		return max(0, pos+1-b.Window)
+	}
+	return 0
 }
 
 // scratch is where threads keep scores, a slot each. A thread takes a free

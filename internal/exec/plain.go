@@ -58,6 +58,7 @@ type operands struct {
 	all     [3]product
 	vec     []float32
 	width   int
+	rows    int // of a block of attention
 	cos     []float32
 	sin     []float32
 	block   *model.Block
@@ -68,7 +69,7 @@ type operands struct {
 // loop would be garbage a thousand times a token.
 type loops struct {
 	norm, linear, quantize, rope, put, attend, gate, add func(lo, hi int)
-	project, gated, addTo                                func(lo, hi int)
+	attendBlocks, project, gated, addTo                  func(lo, hi int)
 }
 
 // NewPlain returns the operations for g with parameters p and an own cache.
@@ -78,7 +79,7 @@ func NewPlain(g *model.Graph, p *Params, f *kernel.Funcs, pool *Pool, cache *Cac
 	o.scratch.make(g, pool.Threads(), cache.Capacity)
 	o.loops = loops{norm: o.normRows, linear: o.panels, quantize: o.quantizeRows, rope: o.ropeRows,
 		put: o.putRows, attend: o.attendHeads, gate: o.gateRows, add: o.addRows,
-		project: o.projectPanels, gated: o.gatedPanels, addTo: o.addPanels}
+		attendBlocks: o.attendBlocks, project: o.projectPanels, gated: o.gatedPanels, addTo: o.addPanels}
 	return o
 }
 
@@ -358,7 +359,13 @@ func (o *Plain) Attend(block int, q, k, v *tensor.Mat) *tensor.Mat {
 		}
 	}
 	y := o.mat(q.R, q.C)
-	o.op = operands{x: q, y: y, block: b}
+	room := len(o.buf[o.used:]) / o.pool.Threads() &^ 15
+	o.op = operands{x: q, y: y, block: b, vec: o.buf[o.used:], width: room}
+	if R := blockRows(o.f, b, q.R, o.pos+o.rows, o.op.vec[:room]); R > 1 {
+		o.op.rows = R
+		o.pool.Run((q.R+R-1)/R*b.KVHeads, 1, o.loops.attendBlocks)
+		return y
+	}
 	// A thread takes the queries of one KV head and row at least, and enough
 	// to be worth waking.
 	const least = 1 << 14
@@ -393,6 +400,20 @@ func (o *Plain) attendHeads(lo, hi int) {
 	for i := lo; i < hi; i++ {
 		r, h := q.R-1-i/b.KVHeads, i%b.KVHeads
 		o.cache.attend(o.f, b, y.Row(r)[h*n:][:n], q.Row(r)[h*n:][:n], h, o.first(q)+r, o.scratch.of(slot))
+	}
+}
+
+// attendBlocks is attendHeads for blocks of rows. Threads work in the buffer's
+// free rest, width elements each.
+func (o *Plain) attendBlocks(lo, hi int) {
+	q, b, R := o.op.x, o.op.block, o.op.rows
+	slot := o.scratch.take()
+	defer o.scratch.give(slot)
+	w, _ := cutTiles(b, R, o.pos+o.rows, o.op.vec[slot*o.op.width:][:o.op.width])
+	blocks := (q.R + R - 1) / R
+	for i := lo; i < hi; i++ {
+		r0, kv := (blocks-1-i/b.KVHeads)*R, i%b.KVHeads
+		o.cache.attendBlock(o.f, b, o.op.y, q, kv, r0, min(r0+R, q.R), o.first(q)+r0, &w)
 	}
 }
 

@@ -87,6 +87,7 @@ func setHeadsAVX512(f *Funcs) {
 		}
 	}
 	setMixHeadsAVX512(f, one)
+	f.Tiles = &tilesAVX512
 }
 
 func setMixHeadsAVX512(f *Funcs, one Funcs) {

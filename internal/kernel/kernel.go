@@ -102,6 +102,8 @@ type Funcs struct {
 	MixHeadsF32    func(dst, p []float32, E int, v, next []float32)
 	MixHeadsF16    func(dst, p []float32, E int, v, next []uint16)
 	MixHeadsKV8    func(dst, p []float32, E int, v []int8, scales []uint16, next []int8)
+	// For the queries of many rows; nil where nothing is gained.
+	Tiles *Tiles
 }
 
 // Impl is an implementation and whether this CPU can run it.

@@ -45,6 +45,7 @@ var topics = []struct {
 	{"panelf", (*gen).panelF},
 	{"attention", (*gen).attention},
 	{"heads", (*gen).heads},
+	{"headtiles", (*gen).headTiles},
 	{"vector", (*gen).vector},
 	{"quantize", (*gen).quantize},
 }
@@ -54,7 +55,7 @@ func generate() (map[string][]byte, error) {
 	files := map[string][]byte{}
 	for _, wide := range []bool{true, false} {
 		for _, topic := range topics {
-			if !wide && (topic.name == "heads" || topic.name == "panelgfni") {
+			if !wide && (topic.name == "heads" || topic.name == "headtiles" || topic.name == "panelgfni") {
 				continue // 16 registers are too few to gain from it
 			}
 			g := newGen(wide)
