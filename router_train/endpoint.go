@@ -250,21 +250,11 @@ func (e *Endpoint) do(ctx context.Context, method string, u *url.URL, body []byt
 	if res.StatusCode != http.StatusOK {
 		err := errStatus{fmt.Errorf("endpoint answered %s: %.200q", res.Status, text), res.StatusCode}
 		if res.StatusCode == http.StatusTooManyRequests || res.StatusCode == http.StatusRequestTimeout || res.StatusCode >= 500 {
-			return nil, errRetry{err, retryAfter(res.Header.Get("Retry-After"))}
+			return nil, errRetry{err, origin.RetryAfter(res.Header)}
 		}
 		return nil, err
 	}
 	return text, nil
-}
-
-func retryAfter(s string) time.Duration {
-	if n, err := strconv.Atoi(s); err == nil && n > 0 {
-		return time.Duration(n) * time.Second
-	}
-	if t, err := http.ParseTime(s); err == nil {
-		return time.Until(t)
-	}
-	return 0
 }
 
 // parse reads a chat completion. One that is no JSON may be a proxy's page: it

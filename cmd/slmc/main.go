@@ -259,4 +259,12 @@ type errReported struct{ error }
 
 func (e errReported) Unwrap() error { return e.error }
 
+// printReported prints the object that tells of err, which may be nil.
+func printReported(c *cli.Context, v any, err error) error {
+	if perr := printJSON(c, v); perr != nil || err == nil {
+		return perr
+	}
+	return errReported{err}
+}
+
 func reported(err error) bool { return errors.As(err, new(errReported)) }

@@ -96,13 +96,7 @@ func phoneVerifyCommand() *cli.Command {
 					return errors.Join(err, werr)
 				}
 				if c.Bool("json") {
-					if perr := printJSON(c, s.result); perr != nil {
-						return perr
-					}
-					if err != nil {
-						return errReported{err}
-					}
-					return nil
+					return printReported(c, s.result, err)
 				}
 				if err != nil {
 					return err

@@ -37,13 +37,7 @@ func verifyCommand() *cli.Command {
 			}
 			v, err := verifyPath(c, c.Args().First(), o)
 			if c.Bool("json") {
-				if perr := printJSON(c, v); perr != nil {
-					return perr
-				}
-				if err != nil {
-					return errReported{err}
-				}
-				return nil
+				return printReported(c, v, err)
 			}
 			if err != nil {
 				return err

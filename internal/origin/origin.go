@@ -1,5 +1,6 @@
 // Package origin holds the rules by which a query and a key are sent to a server:
-// to the one that was named, and no key in the clear to another machine.
+// to the one that was named, no key in the clear to another machine, and again not
+// before it says.
 package origin
 
 import (
@@ -8,6 +9,8 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
+	"time"
 )
 
 var (
@@ -44,4 +47,16 @@ func Stay(r *http.Request, via []*http.Request) error {
 		return errors.New("redirected more than 3 times")
 	}
 	return nil
+}
+
+// RetryAfter reads the header of that name: seconds or a date; 0 without one.
+func RetryAfter(h http.Header) time.Duration {
+	s := h.Get("Retry-After")
+	if n, err := strconv.ParseInt(s, 10, 32); err == nil && n > 0 {
+		return time.Duration(n) * time.Second
+	}
+	if t, err := http.ParseTime(s); err == nil {
+		return max(0, time.Until(t))
+	}
+	return 0
 }

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"testing"
+	"time"
 )
 
 func TestCheckKey(t *testing.T) {
@@ -43,5 +44,19 @@ func TestStay(t *testing.T) {
 	}
 	if Stay(request("https://a.example/y"), via) == nil {
 		t.Error("the fourth redirection is followed")
+	}
+}
+
+func TestRetryAfter(t *testing.T) {
+	for text, want := range map[string]time.Duration{
+		"": 0, "3": 3 * time.Second, "-3": 0, "99999999999999999": 0, "soon": 0, "Mon, 02 Jan 2006 15:04:05 GMT": 0,
+	} {
+		if got := RetryAfter(http.Header{"Retry-After": {text}}); got != want {
+			t.Errorf("%q: %v, want %v", text, got, want)
+		}
+	}
+	later := time.Now().Add(time.Hour).UTC().Format(http.TimeFormat)
+	if got := RetryAfter(http.Header{"Retry-After": {later}}); got < 59*time.Minute || got > time.Hour {
+		t.Errorf("%s: %v", later, got)
 	}
 }

@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -66,7 +65,7 @@ func statusFailure(resp *http.Response) error {
 		Error json.RawMessage `json:"error"`
 	}
 	_ = json.Unmarshal(data, &body) // an answer without a code is as good
-	f := &Failure{Kind: failRefused, Status: resp.StatusCode, RetryAfter: retryAfter(resp.Header), Err: fmt.Errorf("status %d%s", resp.StatusCode, codeOf(body.Error))}
+	f := &Failure{Kind: failRefused, Status: resp.StatusCode, RetryAfter: origin.RetryAfter(resp.Header), Err: fmt.Errorf("status %d%s", resp.StatusCode, codeOf(body.Error))}
 	switch c := resp.StatusCode; {
 	case c == http.StatusTooManyRequests:
 		f.Kind = failBusy
@@ -102,18 +101,6 @@ func codeOf(object json.RawMessage) string {
 		}
 	}
 	return ""
-}
-
-// retryAfter reads the header of that name: seconds or a date; 0 without one.
-func retryAfter(h http.Header) time.Duration {
-	s := h.Get("Retry-After")
-	if n, err := strconv.ParseInt(s, 10, 32); err == nil && n > 0 {
-		return time.Duration(n) * time.Second
-	}
-	if t, err := http.ParseTime(s); err == nil {
-		return max(0, time.Until(t))
-	}
-	return 0
 }
 
 // Causes of a cancelled call.

@@ -333,7 +333,7 @@ func TestAudits(t *testing.T) {
 		if c.differ > 0 && s.Audit.EValueOpen < 10 || c.differ == 0 && s.Audit.EValueOpen > 0 {
 			t.Errorf("%s: evidence %g", c.name, s.Audit.EValueOpen)
 		}
-		// The agent's loop goes on from here.
+		// What the log is for goes on from here.
 		found, _, err := audit.Queries(bytes.NewReader([]byte(r.log.String())), nil)
 		if err != nil || len(found) != 30 || found[0].Large == "" {
 			t.Errorf("%s: %d queries, %v", c.name, len(found), err)
