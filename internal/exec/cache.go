@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"slmc/internal/kernel"
 	"slmc/model"
@@ -209,16 +210,13 @@ func firstSeen(b *model.Block, pos int) int {
 type scratch struct {
 	slots []float32
 	size  int
-	free  chan int
+	taken []atomic.Bool // slot by slot
 }
 
 func (s *scratch) make(g *model.Graph, threads, capacity int) {
 	s.size = scratchBytes(g, capacity) / 4
 	s.slots = make([]float32, threads*s.size)
-	s.free = make(chan int, threads)
-	for i := range threads {
-		s.free <- i
-	}
+	s.taken = make([]atomic.Bool, threads)
 }
 
 // scratchBytes is the size of a slot: the scores of all the query heads that
@@ -231,6 +229,15 @@ func scratchBytes(g *model.Graph, capacity int) int {
 	return 4 * most * (capacity + 1)
 }
 
-func (s *scratch) take() int             { return <-s.free }
-func (s *scratch) give(slot int)         { s.free <- slot }
+// take returns a slot that nobody has. There is one for each thread, so that
+// there is always one: to wait in line for it would cost more than a loop.
+func (s *scratch) take() int {
+	for i := 0; ; i = (i + 1) % len(s.taken) {
+		if s.taken[i].CompareAndSwap(false, true) {
+			return i
+		}
+	}
+}
+
+func (s *scratch) give(slot int)         { s.taken[slot].Store(false) }
 func (s *scratch) of(slot int) []float32 { return s.slots[slot*s.size:][:s.size] }
