@@ -15,6 +15,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"slmc/formats"
 	"slmc/formats/bundle"
 	"slmc/internal/audit"
 	"slmc/internal/pipeline"
@@ -195,28 +196,17 @@ func writeOpen(log, path string, verdicts map[string]bool) error {
 	return writeRows(path, rows)
 }
 
-// writeRows writes JSONL beside its final name and renames it, for its owner
-// alone: rows have text of users.
-func writeRows[T any](path string, rows []T) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
+// writeRows writes JSONL, for its owner alone: rows have text of users.
+func writeRows[T any](path string, rows []T) error {
+	return formats.ReplaceFile(path, 0o600, func(f *os.File) error {
+		w := bufio.NewWriter(f)
+		enc := json.NewEncoder(w)
+		enc.SetEscapeHTML(false)
+		for _, r := range rows {
+			if err := enc.Encode(r); err != nil {
+				return err
+			}
 		}
-	}()
-	w := bufio.NewWriter(f)
-	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false)
-	for _, r := range rows {
-		if err := enc.Encode(r); err != nil {
-			return errors.Join(err, f.Close())
-		}
-	}
-	if err := errors.Join(w.Flush(), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
+		return w.Flush()
+	})
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"slmc/formats"
 	"slmc/formats/bundle"
 	"slmc/internal/phone"
 )
@@ -176,7 +177,7 @@ func phoneReportCommand() *cli.Command {
 			default:
 				return usageError(fmt.Sprintf("--output %s: want a name that ends in .html or .json", out))
 			}
-			if err := replaceFile(c.String("output"), write); err != nil {
+			if err := formats.ReplaceFile(c.String("output"), 0o644, func(f *os.File) error { return write(f) }); err != nil {
 				return err
 			}
 			if c.Bool("json") {
@@ -201,8 +202,8 @@ func (s *visit) save(c *cli.Context) error {
 	if out == "" {
 		return nil
 	}
-	return replaceFile(out, func(w io.Writer) error {
-		enc := json.NewEncoder(w)
+	return formats.ReplaceFile(out, 0o644, func(f *os.File) error {
+		enc := json.NewEncoder(f)
 		enc.SetIndent("", "  ")
 		return enc.Encode(s.result)
 	})
@@ -271,21 +272,4 @@ func passed(c *cli.Context, names ...string) (out []string) {
 		out = append(out, "--"+n, fmt.Sprint(c.Value(n)))
 	}
 	return out
-}
-
-// replaceFile writes a file beside its name and renames it.
-func replaceFile(path string, write func(io.Writer) error) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
-		}
-	}()
-	if err := errors.Join(write(f), f.Chmod(0o644), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
 }
