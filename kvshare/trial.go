@@ -112,16 +112,19 @@ func (c TrialConfig) Split(seqs [][]int32, seed uint64) (Examples, error) {
 	return e, nil
 }
 
-// First gives the sequences of Learn that have about tokens tokens, and the
-// passes over them that make it so many where there are less, at most most.
+// First gives the sequences of Learn that have about tokens tokens and the
+// passes over them: one, or those that make it so many where there are less. It
+// is never more than most passes over all.
 func (e Examples) First(tokens int, most float64) (seqs [][]int32, epochs float64) {
+	all := float64(count(e.Learn))
+	want := min(float64(tokens), most*all)
 	n := 0
 	for i, q := range e.Learn {
-		if n += len(q); n >= tokens {
-			return e.Learn[:i+1], min(1, most)
+		if n += len(q); float64(n) >= want {
+			return e.Learn[:i+1], 1
 		}
 	}
-	return e.Learn, min(float64(tokens)/float64(n), most)
+	return e.Learn, want / all
 }
 
 func count(seqs [][]int32) int {

@@ -180,7 +180,7 @@ func TestTrialSplit(t *testing.T) {
 	for _, w := range []struct {
 		tokens, seqs int
 		most, epochs float64
-	}{{500, 50, 2, 1}, {500, 50, 0.5, 0.5}, {4400, 220, 3, 2}, {1 << 20, 220, 3, 3}} {
+	}{{500, 50, 2, 1}, {500, 50, 0.5, 1}, {500, 22, 0.1, 1}, {4400, 220, 3, 2}, {1 << 20, 220, 3, 3}} {
 		if s, epochs := e.First(w.tokens, w.most); len(s) != w.seqs || epochs != w.epochs {
 			t.Errorf("%d tokens: %g passes over %d sequences, wanted %g over %d", w.tokens, epochs, len(s), w.epochs, w.seqs)
 		}

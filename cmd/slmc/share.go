@@ -12,7 +12,8 @@ import (
 )
 
 func shareFlag() cli.Flag {
-	return &cli.StringFlag{Name: "share-kv", Usage: "let blocks read the keys and values of others by `PLAN`: " + kvshare.Forms}
+	return &cli.StringFlag{Name: "share-kv", Usage: "let blocks read the keys and values of others by `PLAN`: " + kvshare.Forms +
+		"; a search takes the map that is best after short heals, or, where nothing heals it, as it is"}
 }
 
 func healFlag() cli.Flag {
