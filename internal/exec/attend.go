@@ -10,9 +10,10 @@ import (
 // once, in tiles (kernel.Tiles). The bits are those of Cache.attend row by row.
 
 const (
-	blockQueries = 48 // enough that making a tile costs a sixth of using it
-	mostRows     = 16 // a block computes the last row's scores for all its rows
+	blockQueries = 96 // bench/kernels.md
+	mostRows     = 32 // a block computes the last row's scores for all its rows
 	leastQueries = 8
+	blockShare   = 4  // blocks of all heads for each thread, so that threads end together
 	valueTile    = 64 // positions; 16 KiB of floats at E 64
 )
 
@@ -60,13 +61,18 @@ func cutTiles(b *model.Block, R, end int, work []float32) (t tiles, ok bool) {
 func roundUp(n, to int) int { return (n + to - 1) / to * to }
 
 // blockRows is the number of rows to attend together, of a batch of T that ends
-// before position end, with that much work space: 1 if there is no gain.
-func blockRows(f *kernel.Funcs, b *model.Block, T, end int, work []float32) int {
+// before position end, with that much work space for each of the threads: 1 if
+// there is no gain.
+func blockRows(f *kernel.Funcs, b *model.Block, T, end, threads int, work []float32) int {
 	G := b.Heads / b.KVHeads
 	if f.Tiles == nil || b.HeadDim%16 != 0 || T == 1 {
 		return 1
 	}
-	for R := min(T, mostRows, max(1, blockQueries/G)); R*G >= leastQueries; R /= 2 {
+	most := max(1, min(T, mostRows, blockQueries/G))
+	if threads > 1 {
+		most = min(most, (T*b.KVHeads+blockShare*threads-1)/(blockShare*threads))
+	}
+	for R := most; R*G >= leastQueries; R /= 2 {
 		if _, ok := cutTiles(b, R, end, work); ok {
 			blocks := (T + R - 1) / R
 			return (T + blocks - 1) / blocks

@@ -84,7 +84,7 @@ func testAttendBlocks(t *testing.T, f *kernel.Funcs, r *rand.Rand, i int) {
 			work[j] = float32(math.NaN()) // what a buffer held before must not matter
 		}
 	}
-	R := min(T, 2+r.IntN(15))
+	R := min(T, 2+r.IntN(31))
 	w, ok := cutTiles(b, R, pos+T, work)
 	if !ok {
 		t.Fatalf("%s: 4 MiB are too little", what)
@@ -105,22 +105,25 @@ func testAttendBlocks(t *testing.T, f *kernel.Funcs, r *rand.Rand, i int) {
 func TestBlockRows(t *testing.T) {
 	f := &kernel.Funcs{Tiles: &kernel.Tiles{}}
 	b := &model.Block{Heads: 15, KVHeads: 5, HeadDim: 64}
-	for _, c := range []struct{ T, end, work, want int }{
-		{1, 600, 1 << 20, 1},
-		{2, 600, 1 << 20, 1}, // 6 queries
-		{3, 600, 1 << 20, 3},
-		{64, 600, 1 << 20, 16},
-		{20, 600, 1 << 20, 10}, // two equal blocks
-		{64, 600, 30000, 8},
-		{64, 600, 18000, 4},
-		{64, 600, 9000, 1},
-		{64, 1 << 20, 1 << 20, 1},
+	for _, c := range []struct{ T, end, threads, work, want int }{
+		{1, 600, 1, 1 << 20, 1},
+		{2, 600, 1, 1 << 20, 1}, // 6 queries
+		{3, 600, 1, 1 << 20, 3},
+		{64, 600, 1, 1 << 20, 32},
+		{64, 600, 2, 1 << 20, 32},
+		{64, 600, 8, 1 << 20, 10}, // 7 blocks on 5 heads
+		{40, 600, 1, 1 << 20, 20}, // two equal blocks
+		{64, 600, 1, 50000, 16},
+		{64, 600, 1, 30000, 8},
+		{64, 600, 1, 18000, 4},
+		{64, 600, 1, 9000, 1},
+		{64, 1 << 20, 1, 1 << 20, 1},
 	} {
-		if got := blockRows(f, b, c.T, c.end, make([]float32, c.work)); got != c.want {
-			t.Errorf("%d rows that end at %d with %d elements of work space: blocks of %d, want %d", c.T, c.end, c.work, got, c.want)
+		if got := blockRows(f, b, c.T, c.end, c.threads, make([]float32, c.work)); got != c.want {
+			t.Errorf("%d rows that end at %d, %d threads with %d elements of work space: blocks of %d, want %d", c.T, c.end, c.threads, c.work, got, c.want)
 		}
 	}
-	if got := blockRows(&kernel.Funcs{}, b, 64, 600, make([]float32, 1<<20)); got != 1 {
+	if got := blockRows(&kernel.Funcs{}, b, 64, 600, 1, make([]float32, 1<<20)); got != 1 {
 		t.Errorf("without tiles: blocks of %d", got)
 	}
 }

@@ -361,7 +361,7 @@ func (o *Plain) Attend(block int, q, k, v *tensor.Mat) *tensor.Mat {
 	y := o.mat(q.R, q.C)
 	room := len(o.buf[o.used:]) / o.pool.Threads() &^ 15
 	o.op = operands{x: q, y: y, block: b, vec: o.buf[o.used:], width: room}
-	if R := blockRows(o.f, b, q.R, o.pos+o.rows, o.op.vec[:room]); R > 1 {
+	if R := blockRows(o.f, b, q.R, o.pos+o.rows, o.pool.Threads(), o.op.vec[:room]); R > 1 {
 		o.op.rows = R
 		o.pool.Run((q.R+R-1)/R*b.KVHeads, 1, o.loops.attendBlocks)
 		return y

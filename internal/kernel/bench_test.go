@@ -206,3 +206,37 @@ func BenchmarkOps(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkTiles runs the parts of attention over many rows: a tile of 32
+// positions and 48 queries, E 64.
+func BenchmarkTiles(b *testing.B) {
+	r := rand.New(rand.NewPCG(4, 4))
+	const E, queries, ld = 64, 48, 1040
+	c := randomCache(b, r, 64, E, 1)
+	vec := func(n int) []float32 { return contents(b, r, n, 0) }
+	q, tile, floats, scales, out, head := vec(queries*E), vec(Tile*E), vec(64*E), vec(Tile), vec(queries*ld), vec(3*E)
+	for _, op := range []struct {
+		name string
+		work float64
+		run  func(f *Tiles)
+	}{
+		{"FloatsF16", 64 * E, func(f *Tiles) { f.FloatsF16(floats, c.f16) }},
+		{"FloatsKV8", 64 * E, func(f *Tiles) { f.FloatsKV8(floats, c.kv8) }},
+		{"Transpose", Tile * E, func(f *Tiles) { f.Transpose(tile, floats, E) }},
+		{"Scores", queries * Tile * E, func(f *Tiles) { f.Scores(out, ld, q, E, tile, scales, 0.125) }},
+		{"Mix/3", 3 * 64 * E, func(f *Tiles) { f.Mix(head, E, out, ld, 64, floats) }},
+	} {
+		b.Run(op.name, func(b *testing.B) {
+			eachBench(b, func(b *testing.B, f *Funcs) {
+				if f.Tiles == nil {
+					b.Skip("this variant has none")
+				}
+				measure(b, 100*op.work, 0, func() {
+					for range 100 {
+						op.run(f.Tiles)
+					}
+				})
+			})
+		})
+	}
+}

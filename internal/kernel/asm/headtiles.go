@@ -9,7 +9,9 @@ import (
 
 // The shape of Tiles: the positions of a tile, and the queries that Scores takes
 // at once. Two registers of positions by four queries are 8 sums under way, what
-// two units with a latency of 4 need, from 6 loads to 8 multiply-adds.
+// two units with a latency of 4 need, from 6 loads to 8 multiply-adds. 16 scores
+// of E 64 are 64 multiply-adds, 15 additions and 2 products on these units, so
+// 64/81 = 79 % of their peak is the most.
 const (
 	tilePositions = 32
 	tileQueries   = 4
