@@ -3,41 +3,20 @@ package slmrt_test
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"sync"
 	"testing"
 
-	"slmc/internal/pipeline"
+	"slmc/internal/testbundle"
 	slmrt "slmc/runtime"
 )
 
 // assistant returns the bytes of the bundle of testdata/assistant-tiny, built
 // once.
-var assistant = sync.OnceValues(func() ([]byte, error) {
-	dir, err := os.MkdirTemp("", "slmrt-test-")
-	if err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(dir)
-	r, err := pipeline.DefaultRecipe("w8", "")
-	if err != nil {
-		return nil, err
-	}
-	out := filepath.Join(dir, "assistant.slmb")
-	_, err = pipeline.Build(context.Background(), pipeline.Config{
-		Source: "../testdata/assistant-tiny", Output: out, Recipe: r,
-		Env: pipeline.Env{CacheDir: filepath.Join(dir, "cache")},
-	}, slog.New(slog.DiscardHandler))
-	if err != nil {
-		return nil, err
-	}
-	return os.ReadFile(out)
-})
+var assistant = sync.OnceValues(func() ([]byte, error) { return testbundle.Assistant("..", nil) })
 
 // bundlePath writes the assistant's bundle to a folder of the test.
 func bundlePath(t testing.TB) string {

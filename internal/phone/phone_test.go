@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,30 +16,14 @@ import (
 	"slmc/formats"
 	"slmc/formats/bundle"
 	"slmc/internal/pipeline"
+	"slmc/internal/testbundle"
 )
 
 const repo = "../.."
 
 // assistant is the bundle of testdata/assistant-tiny, built once.
 var assistant = sync.OnceValues(func() ([]byte, error) {
-	dir, err := os.MkdirTemp("", "phone-test-")
-	if err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(dir)
-	r, err := pipeline.DefaultRecipe("w8", "")
-	if err != nil {
-		return nil, err
-	}
-	r.Golden = pipeline.Golden{Prompts: 2, PromptTokens: 8, Greedy: 4}
-	out := filepath.Join(dir, "assistant.slmb")
-	_, err = pipeline.Build(context.Background(), pipeline.Config{
-		Source: repo + "/testdata/assistant-tiny", Output: out, Recipe: r, Env: pipeline.Env{CacheDir: filepath.Join(dir, "cache")},
-	}, slog.New(slog.DiscardHandler))
-	if err != nil {
-		return nil, err
-	}
-	return os.ReadFile(out)
+	return testbundle.Assistant(repo, func(r *pipeline.Recipe) { r.Golden = pipeline.Golden{Prompts: 2, PromptTokens: 8, Greedy: 4} })
 })
 
 func openAssistant(t *testing.T) (path string, b *bundle.Bundle) {
@@ -191,12 +174,12 @@ func TestFirstDifferingLayer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const last = "\treturn ops.Add(x, f)\n"
+	const last = "\treturn addLinear(g, ops, x, f, b.Down, b.PostFFNNorm)\n"
 	if strings.Count(string(text), last) != 1 {
 		t.Fatalf("%s no longer ends Block with %q", forward, last)
 	}
 	broken := filepath.Join(t.TempDir(), "forward.go")
-	wrong := strings.Replace(string(text), last, "\tif i == 2 {\n\t\tf.Row(f.R-1)[5] += 0.001\n\t}\n"+last, 1)
+	wrong := strings.Replace(string(text), last, "\tif i == 2 {\n\t\tx.Row(x.R-1)[5] += 0.001\n\t}\n"+last, 1)
 	if err := os.WriteFile(broken, []byte(wrong), 0o600); err != nil {
 		t.Fatal(err)
 	}

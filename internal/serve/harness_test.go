@@ -19,33 +19,14 @@ import (
 	"time"
 
 	"slmc/internal/audit"
-	"slmc/internal/pipeline"
 	"slmc/internal/serve"
+	"slmc/internal/testbundle"
 	slmrt "slmc/runtime"
 	"slmc/tokenizer/jinja"
 )
 
 // assistant is the bundle of testdata/assistant-tiny, built once.
-var assistant = sync.OnceValues(func() ([]byte, error) {
-	dir, err := os.MkdirTemp("", "serve-test-")
-	if err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(dir)
-	r, err := pipeline.DefaultRecipe("w8", "")
-	if err != nil {
-		return nil, err
-	}
-	out := filepath.Join(dir, "assistant.slmb")
-	_, err = pipeline.Build(context.Background(), pipeline.Config{
-		Source: "../../testdata/assistant-tiny", Output: out, Recipe: r,
-		Env: pipeline.Env{CacheDir: filepath.Join(dir, "cache")},
-	}, slog.New(slog.DiscardHandler))
-	if err != nil {
-		return nil, err
-	}
-	return os.ReadFile(out)
-})
+var assistant = sync.OnceValues(func() ([]byte, error) { return testbundle.Assistant("../..", nil) })
 
 func model(t testing.TB) *slmrt.Model {
 	t.Helper()
