@@ -57,6 +57,10 @@ func (f *Failure) again() bool {
 	return false
 }
 
+// unsent reports that the large model did not get the query, so that it costs
+// nothing.
+func (f *Failure) unsent() bool { return f.Kind == failConnect || f.Kind == failTLS }
+
 // statusFailure is the failure of an answer that is not 200. What the large model
 // says of it may quote the query or the key, so nothing but a code is kept.
 func statusFailure(resp *http.Response) error {
@@ -150,7 +154,7 @@ func (u *Upstream) failure(ctx context.Context, err error) *Failure {
 	default:
 		f.Kind = failBroken
 	}
-	if f.Kind != failConnect && f.Kind != failTLS { // before those nothing was sent that could be quoted
+	if !f.unsent() { // otherwise there is nothing that could be quoted
 		f.Err = plainly[f.Kind]
 	}
 	return f

@@ -46,7 +46,7 @@ func (x *exchange) far(ctx context.Context, begun string, given bool) (*Failure,
 	s.charge(x, p.usage, p.text.Len())
 	var f *Failure
 	if errors.As(err, &f) && f.Kind != failCancelled && f != errEmit {
-		return x.failed(f, f.Kind == failConnect || f.Kind == failTLS), nil
+		return x.failed(f, f.unsent()), nil
 	}
 	if err != nil {
 		return nil, err

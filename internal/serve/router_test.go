@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"slmc/internal/audit"
 	"slmc/internal/deferral"
@@ -273,8 +274,40 @@ func TestDoubtfulAndPrivate(t *testing.T) {
 			}
 		}
 	}
-	if !strings.Contains(far.log.String(), "") || len(logged(t, far)) != 0 {
+	if len(logged(t, far)) != 0 {
 		t.Error("a private query left")
+	}
+}
+
+// An audit that reaches nobody takes nothing of the budget.
+func TestFailedAuditCostsNothing(t *testing.T) {
+	noneLeft(t)
+	m := model(t)
+	gone, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	url := "http://" + gone.Addr().String()
+	if err := gone.Close(); err != nil {
+		t.Fatal(err)
+	}
+	row := deferral.Row{Pre: miss, Mid: never, Post: never, OOD: never, Checkpoint: deferral.Pre}
+	r := start(t, routed(t, m, row), func(s *serve.Config) {
+		s.Upstream, s.AuditRate, s.Rand = upstream(t, url, nil), 1, rand.New(rand.NewPCG(1, 2))
+		s.Policy.Budget.Calls, s.Policy.Budget.WindowS = 1, 3600
+	})
+	for i, q := range queries(t)[:3] {
+		ask(t, r, chatPath, chat("auto", q))
+		want, body := fmt.Sprintf(`slmc_audits_total{result="failed"} %d`, i+1), ""
+		for range 1000 {
+			if _, body = get(t, r.url+"/metrics", nil); strings.Contains(body, want) || strings.Contains(body, `result="skipped"`) {
+				break
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+		if !strings.Contains(body, want) {
+			t.Fatalf("after %d audits that reached nobody the metrics lack %s: the budget was charged", i+1, want)
+		}
 	}
 }
 

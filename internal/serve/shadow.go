@@ -2,6 +2,7 @@ package serve
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"time"
 
@@ -80,6 +81,10 @@ func (s *Server) compare(ctx context.Context, x *exchange) {
 			s.metrics.audited(result, !agree)
 			return
 		}
+	}
+	var f *Failure
+	if errors.As(err, &f) && f.unsent() {
+		s.ledger.refund()
 	}
 	s.metrics.audits.WithLabelValues("failed").Inc()
 }
