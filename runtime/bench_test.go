@@ -55,38 +55,6 @@ func TestTemperatures(t *testing.T) {
 	}
 }
 
-func TestPhysicalCores(t *testing.T) {
-	cpu := func(n, siblings, capacity string) map[string]string {
-		out := map[string]string{"devices/system/cpu/cpu" + n + "/topology/thread_siblings_list": siblings}
-		if capacity != "" {
-			out["devices/system/cpu/cpu"+n+"/cpu_capacity"] = capacity
-		}
-		return out
-	}
-	for _, c := range []struct {
-		name string
-		cpus []map[string]string
-		use  int
-		want int
-	}{
-		{"two threads a core", []map[string]string{cpu("0", "0,2", ""), cpu("1", "1,3", ""), cpu("2", "0,2", ""), cpu("3", "1,3", "")}, 4, 2},
-		{"one thread a core", []map[string]string{cpu("0", "0", ""), cpu("1", "1", "")}, 2, 2},
-		{"big.LITTLE", []map[string]string{cpu("0", "0", "300"), cpu("1", "1", "300"), cpu("2", "2", "800"), cpu("3", "3", "1024")}, 4, 2},
-		{"bound to fewer processors than there are", []map[string]string{cpu("0", "0,1", ""), cpu("1", "0,1", "")}, 1, 1},
-		{"a system that tells nothing", nil, 6, 6},
-	} {
-		files := map[string]string{}
-		for _, f := range c.cpus {
-			for k, v := range f {
-				files[k] = v
-			}
-		}
-		if got := physicalCores(sysfs(files), c.use); got != c.want {
-			t.Errorf("%s: %d cores, want %d", c.name, got, c.want)
-		}
-	}
-}
-
 func TestBenchFormats(t *testing.T) {
 	r := BenchResult{PrefillTokS: 100, DecodeTokS: 50, Repetitions: 5, Kernel: "scalar", System: "a|b, c", ColdTTFTms: 3,
 		Energy: &Energy{"rapl", 3, 0.25}, Thermal: []Temperature{{"zone", 30, 31}}}

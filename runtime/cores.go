@@ -1,47 +1,37 @@
 package slmrt
 
 import (
-	"io/fs"
+	"fmt"
 	"os"
-	"path"
 	goruntime "runtime"
+	"strconv"
 	"strings"
 )
 
 // DefaultThreads is the number of threads unless a session asks for another:
 // the physical cores that this process may run on, since two threads of a core
 // share what the kernels are bound by, and of a big.LITTLE system those that
-// have at least half of the largest core's capacity.
+// have at least half of the largest core's capacity; no more than GOMAXPROCS,
+// which a container's CPU quota lowers.
 func DefaultThreads() int {
-	return max(1, min(goruntime.GOMAXPROCS(0), physicalCores(os.DirFS("/sys"), goruntime.NumCPU())))
+	return max(1, min(goruntime.GOMAXPROCS(0), cores()))
 }
 
-// physicalCores counts the cores in sysfs, or returns cpus where it tells
-// nothing or fewer processors may be used than it lists.
-func physicalCores(sys fs.FS, cpus int) int {
-	dirs, _ := fs.Glob(sys, "devices/system/cpu/cpu[0-9]*")
-	if len(dirs) == 0 || len(dirs) != cpus {
-		return cpus
+// ParseThreads reads a number of threads: 1 or more, or "auto", which is 0 and
+// DefaultThreads.
+func ParseThreads(s string) (int, error) {
+	if s == "auto" {
+		return 0, nil
 	}
-	most := 0.0
-	capacity := map[string]float64{}
-	for _, d := range dirs {
-		capacity[d], _ = readNumber(sys, path.Join(d, "cpu_capacity"))
-		most = max(most, capacity[d])
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 0 || n > MaxThreads {
+		return 0, fmt.Errorf("%q threads, want 1 to %d, or auto", s, MaxThreads)
 	}
-	cores := map[string]bool{}
-	for _, d := range dirs {
-		if 2*capacity[d] < most {
-			continue
-		}
-		siblings, err := fs.ReadFile(sys, path.Join(d, "topology/thread_siblings_list"))
-		if err != nil {
-			siblings = []byte(d)
-		}
-		cores[strings.TrimSpace(string(siblings))] = true
-	}
-	return len(cores)
+	return n, nil
 }
+
+// MaxThreads is more than any machine gains from.
+const MaxThreads = 1024
 
 // processor is the name of the CPU, where /proc tells it.
 func processor() string {

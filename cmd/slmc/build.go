@@ -26,7 +26,7 @@ func buildFlags(weights string) []cli.Flag {
 		shareFlag(),
 		&cli.IntFlag{Name: "context", DefaultText: fmt.Sprintf("the model's, at most %d", pipeline.DefaultContext), Usage: "hold `N` positions"},
 		&cli.StringFlag{Name: "recipe", Usage: "take all of these settings from `FILE.yaml`; flags given beside it win"},
-		&cli.IntFlag{Name: "threads", DefaultText: "all CPUs", Usage: "use `N` threads; never changes a byte"},
+		threadsFlag("a byte"),
 		&cli.StringFlag{Name: "kernel", Usage: "force the kernels `NAME`; never changes a byte"},
 		seedFlag(), dryRunFlag(), jsonFlag(),
 	}, sourceFlags())

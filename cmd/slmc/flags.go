@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -36,9 +37,27 @@ func sourceFlags() []cli.Flag {
 // computeFlags are those of every command that runs a model.
 func computeFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.IntFlag{Name: "threads", DefaultText: "all CPUs", Usage: "use `N` threads; never changes a result"},
+		threadsFlag("a result"),
 		&cli.StringFlag{Name: "kernel", Usage: "force the kernels `NAME`: scalar, avx2, avx512, avx512gfni, neon, neondot, neoni8mm; never changes a result"},
 	}
+}
+
+// threads is the value of --threads: a number, 0 for auto, which each command
+// resolves: a session by slmrt.DefaultThreads, what computes weights by all CPUs.
+type threads int
+
+func (t *threads) Set(s string) error {
+	n, err := slmrt.ParseThreads(s)
+	*t = threads(n)
+	return err
+}
+
+func (t *threads) Get() any       { return int(*t) }
+func (t *threads) String() string { return strconv.Itoa(int(*t)) }
+
+func threadsFlag(never string) cli.Flag {
+	return &cli.GenericFlag{Name: "threads", Value: new(threads), DefaultText: "auto: a session takes one a physical core, the rest all CPUs",
+		Usage: "use `N` threads, or auto; never changes " + never}
 }
 
 // sessionFlags are those of commands that make a session.
@@ -121,17 +140,11 @@ func hfHome() string {
 // computeOptions reads computeFlags.
 func computeOptions(c *cli.Context) (slmrt.Options, error) {
 	o := slmrt.Options{Threads: c.Int("threads"), Kernel: c.String("kernel")}
-	if o.Threads < 0 || o.Threads > maxThreads {
-		return o, usageError(fmt.Sprintf("--threads is %d, want 1 to %d, or 0 for all CPUs", o.Threads, maxThreads))
-	}
 	if _, err := kernel.Select(o.Kernel); err != nil {
 		return o, usageError(err.Error())
 	}
 	return o, nil
 }
-
-// maxThreads is more than any machine gains from.
-const maxThreads = 1024
 
 // sessionOptions reads sessionFlags.
 func sessionOptions(c *cli.Context) (slmrt.Options, error) {

@@ -120,7 +120,10 @@ func parse(cmd command, args []string, stdout, stderr io.Writer) (*call, error) 
 	f.StringVar(&c.pubkey, "pubkey", "", "demand a signature by the key in this file")
 	f.StringVar(&c.kernel, "kernel", "", "force these kernels")
 	f.StringVar(&c.kv, "kv", "", "cache format: kv8 or f16 (default: the bundle's)")
-	f.IntVar(&c.threads, "threads", 0, "threads (default: one a physical core)")
+	f.Func("threads", "`N` threads, or auto: one a physical core, small ones left out (default auto)", func(s string) (err error) {
+		c.threads, err = slmrt.ParseThreads(s)
+		return err
+	})
 	f.IntVar(&c.contextLen, "context", 0, "positions to make room for (default: the bundle's)")
 	f.Int64Var(&c.budget, "memory", 0, "refuse to run when more bytes than this are needed")
 	f.StringVar(&c.prompt, "prompt", "", "run: raw text to continue")
@@ -154,7 +157,7 @@ func parse(cmd command, args []string, stdout, stderr io.Writer) (*call, error) 
 	if c.path == "" {
 		return nil, fmt.Errorf("%w: slmrt %s wants a BUNDLE", errUsage, cmd.name)
 	}
-	if c.threads < 0 || c.contextLen < 0 || c.tokens < 0 || c.budget < 0 {
+	if c.contextLen < 0 || c.tokens < 0 || c.budget < 0 {
 		return nil, fmt.Errorf("%w: numbers must not be negative", errUsage)
 	}
 	f.Visit(func(x *flag.Flag) { c.wish.Said = c.wish.Said || x.Name == "draft" || x.Name == "lookup" })

@@ -1,0 +1,7 @@
+//go:build !linux && !darwin
+
+package slmrt
+
+import goruntime "runtime"
+
+func cores() int { return goruntime.NumCPU() }
