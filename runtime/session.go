@@ -66,9 +66,9 @@ type Options struct {
 	Budget  int64         // bytes the process may take for model and session; 0: no limit
 }
 
-// DefaultBatch is the number of prompt tokens that one step takes: enough to
-// reuse each weight from cache, little enough that activations stay there.
-const DefaultBatch = 64
+// DefaultBatch is the number of prompt tokens that one step takes. More are
+// faster (bench/speed.md), and take more memory.
+const DefaultBatch = 128
 
 func (o Options) resolve(m *Model) (Options, error) {
 	if o.Context == 0 {
@@ -124,7 +124,7 @@ func LogitRows(batch, vocab int) int { return min(batch, max(1, 1<<20/vocab)) }
 
 // ProcessBytes is about what a process takes beside what Memory counts: the
 // code that runs, Go's own memory, manifest and tokenizer (bench/speed.md).
-const ProcessBytes = 5 << 20
+const ProcessBytes = 7 << 20
 
 // Session is one sequence: its cache and its place in it. It is not safe for
 // concurrent use.

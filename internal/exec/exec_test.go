@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"slmc/internal/kernel"
@@ -280,6 +281,36 @@ func TestJoinedChunks(t *testing.T) {
 		for pos, z := range run(t, g, p, f, KV8, threads, ids, []int{T}, false) {
 			if !sameBits(z, want[pos]) {
 				t.Errorf("%d threads: logits at position %d differ from those of the operations one by one", threads, pos)
+			}
+		}
+	}
+}
+
+// TestWorkFloats holds that the buffer is as large as a batch needs, and no
+// larger.
+func TestWorkFloats(t *testing.T) {
+	const T = 17
+	ids := make([]int32, T)
+	f, err := kernel.Select("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range variants {
+		for _, w := range []quant.Format{quant.F16, quant.W2{GroupSize: 64}, nil} {
+			g, p := build(v, w, 13)
+			for _, rows := range []int{1, T} {
+				o := NewPlain(g, p, f, NewPool(1), NewCache(g, KV8, testContext))
+				n := workFloats(g, p.Format, T, rows)
+				o.buf = make([]float32, n)
+				for i := range o.buf {
+					o.buf[i] = -7
+				}
+				if _, err := Forward(g, o, Batch{ids, 0}, T-rows); err != nil {
+					t.Fatal(err)
+				}
+				if len(o.buf) != n || slices.Max(o.buf[n-kernel.Rows:]) == -7 {
+					t.Errorf("%s, %d rows: %d floats were planned, %d are there, the last of them used: %v", v.name, rows, n, len(o.buf), slices.Max(o.buf[n-kernel.Rows:]) != -7)
+				}
 			}
 		}
 	}

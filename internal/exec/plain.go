@@ -102,20 +102,39 @@ func actsBytes(T, K int) int {
 	return T*(pad32(K)+8*pad32(K)/kernel.Sub) + 4*kernel.MetaWords(T, K)
 }
 
-// workFloats bounds what mat hands out for a batch of T tokens with logits for
-// rows of them.
+// workFloats is what Forward has mat hand out for a batch of T tokens with
+// logits for rows of them: the residual stream, and the most of a block or the
+// head.
 func workFloats(g *model.Graph, formats func(w int) quant.Format, T, rows int) int {
-	widest := 0
+	D, widest := pad(g.Hidden), 0
+	sum := func(l model.Linear, post int) int { // of addLinear
+		switch {
+		case post != model.None:
+			return 2 * D
+		case join(formats, l):
+			return 0
+		}
+		return D
+	}
 	for i := range g.Blocks {
 		b := &g.Blocks[i]
-		qkv := pad(b.Heads*b.HeadDim) + 2*pad(b.KVHeads*b.HeadDim)
-		ffn := 3 * pad(b.FFN)
-		if joinsFFN(formats, b) {
-			ffn = 0
+		q, kv := pad(b.Heads*b.HeadDim), pad(b.KVHeads*b.HeadDim)
+		n := D + 2*q + sum(b.O, b.PostAttnNorm) + D + sum(b.Down, b.PostFFNNorm)
+		if b.QNorm != model.None {
+			n += q
 		}
-		widest = max(widest, 3*qkv+ffn+8*pad(g.Hidden))
+		if b.KVFrom == i {
+			n += 2 * kv
+			if b.KNorm != model.None {
+				n += kv
+			}
+		}
+		if !joinsFFN(formats, b) {
+			n += 3 * pad(b.FFN)
+		}
+		widest = max(widest, n)
 	}
-	return T*(widest+2*pad(g.Hidden)) + rows*(pad(g.Vocab)+pad(g.Hidden))
+	return T*D + max(T*widest, rows*(D+pad(g.Vocab)))
 }
 
 // reserve makes room for a batch of T tokens at once: a buffer that grew step by
