@@ -96,7 +96,7 @@ func (o *Plain) gatedPanels(lo, hi int) {
 	defer o.scratch.give(slot)
 	a, T := o.nextActs, o.op.x.R
 	step := chunkPanels(T)
-	gate := o.chunks[slot*2*chunkFloats(T):]
+	gate := o.chunks[slot*chunkRoom(T):]
 	up := gate[chunkFloats(T):]
 	for p := lo; p < hi; p += step {
 		n := min(step, hi-p)
@@ -133,7 +133,7 @@ func (o *Plain) addPanels(lo, hi int) {
 	slot := o.scratch.take()
 	defer o.scratch.give(slot)
 	x, T := o.op.y, o.op.y.R
-	step, buf := chunkPanels(T), o.chunks[slot*2*chunkFloats(T):]
+	step, buf := chunkPanels(T), o.chunks[slot*chunkRoom(T):]
 	for p := lo; p < hi; p += step {
 		n := min(step, hi-p)
 		o.chunk(buf, o.op.w, p, n)
@@ -155,6 +155,15 @@ func (o *Plain) chunk(dst []float32, w Matrix, p, n int) {
 
 func chunkPanels(T int) int { return max(2, 1<<15/kernel.Rows/T&^1) }
 func chunkFloats(T int) int { return chunkPanels(T) * kernel.Rows * T }
+
+// chunkRoom is what a thread has for two chunks or, in a prompt, to attend a
+// block of 96 queries over some 800 positions.
+func chunkRoom(T int) int {
+	if T == 1 {
+		return 2 * chunkFloats(T)
+	}
+	return max(2*chunkFloats(T), 96<<10)
+}
 
 // panelGrain is the number of panels below which a thread is not worth waking
 // for the rows of x, an even one: the kernels take two panels at a time.

@@ -44,7 +44,7 @@ type Plain struct {
 	nextActs *kernel.Acts // of a loop that reads acts
 	row      []byte       // one embedding row
 	scratch  scratch
-	chunks   []float32 // two chunks for each slot of scratch
+	chunks   []float32 // chunkRoom for each slot of scratch
 
 	op    operands // of the loop under way
 	loops loops
@@ -93,7 +93,7 @@ func WorkBytes(g *model.Graph, formats func(w int) quant.Format, T, rows, capaci
 		K = max(K, b.Heads*b.HeadDim)
 		F = max(F, b.FFN)
 	}
-	chunks := 2 * threads * chunkFloats(T)
+	chunks := threads * chunkRoom(T)
 	return 4*(workFloats(g, formats, T, rows)+chunks) + actsBytes(T, K) + actsBytes(T, max(K, F)) + threads*scratchBytes(g, capacity) + 4*pad(g.Hidden)
 }
 
@@ -143,7 +143,7 @@ func (o *Plain) reserve(T int) {
 	if n := workFloats(o.g, o.p.Format, T, 1); n > len(o.buf) {
 		o.buf = make([]float32, n)
 	}
-	if n := 2 * o.pool.Threads() * chunkFloats(T); n > len(o.chunks) {
+	if n := o.pool.Threads() * chunkRoom(T); n > len(o.chunks) {
 		o.chunks = make([]float32, n)
 	}
 }
@@ -378,8 +378,12 @@ func (o *Plain) Attend(block int, q, k, v *tensor.Mat) *tensor.Mat {
 		}
 	}
 	y := o.mat(q.R, q.C)
-	room := len(o.buf[o.used:]) / o.pool.Threads() &^ 15
-	o.op = operands{x: q, y: y, block: b, vec: o.buf[o.used:], width: room}
+	space := o.chunks // idle, as the rest of the buffer is, which may be larger
+	if rest := o.buf[o.used:]; len(rest) > len(space) {
+		space = rest
+	}
+	room := len(space) / o.pool.Threads() &^ 15
+	o.op = operands{x: q, y: y, block: b, vec: space, width: room}
 	if R := blockRows(o.f, b, q.R, o.pos+o.rows, o.pool.Threads(), o.op.vec[:room]); R > 1 {
 		o.op.rows = R
 		o.pool.Run((q.R+R-1)/R*b.KVHeads, 1, o.loops.attendBlocks)
@@ -422,8 +426,8 @@ func (o *Plain) attendHeads(lo, hi int) {
 	}
 }
 
-// attendBlocks is attendHeads for blocks of rows. Threads work in the buffer's
-// free rest, width elements each.
+// attendBlocks is attendHeads for blocks of rows. Threads have width elements of
+// vec each to work in.
 func (o *Plain) attendBlocks(lo, hi int) {
 	q, b, R := o.op.x, o.op.block, o.op.rows
 	slot := o.scratch.take()
