@@ -204,7 +204,7 @@ func (b *quant) block(n int, codes, meta, dst GP) {
 	g.MOVQ(g.argMem("subs"), count)
 	b.loadScales("codeBytes")
 	b.whole(n, count)
-	if n == 1 {
+	if n < b.slots {
 		// Groups are no multiple of a line: without this one line in nine of
 		// W2 and W4 would be waited for.
 		g.PREFETCHT0(at(b.q, prefetch))
@@ -295,7 +295,7 @@ func (b *quant) whole(n int, count GP) {
 	for i := range 32 / b.per {
 		b.step64(i*64, i*b.per)
 	}
-	if n == 1 {
+	if n < b.slots {
 		for i := 0; i < 32/b.per*64; i += 64 {
 			b.PREFETCHT0(at(b.q, i+prefetch))
 		}
@@ -308,7 +308,7 @@ func (b *quant) whole(n int, count GP) {
 	b.JNE(operand.LabelRef(loop))
 }
 
-// prefetch is how far ahead of the codes a single token's pass asks for
+// prefetch is how far ahead of the codes the pass of a few tokens asks for
 // memory, in bytes: of 0, 1, 2 and 4 KiB, and into either cache, the best for
 // W2 and never the worst for W8 and W4 (bench/kernels.md).
 const prefetch = 4096
