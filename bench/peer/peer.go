@@ -197,22 +197,6 @@ func (o *Oracle) Quantize(ctx context.Context, in, out, fileType string) (second
 	return strconv.ParseFloat(fields["seconds"], 64)
 }
 
-// Bench returns load_ms, prefill_tok_s and decode_tok_s (medians), and the
-// least and most of the latter two (prefill_min, ...).
-func (o *Oracle) Bench(ctx context.Context, model string) (map[string]float64, error) {
-	fields, err := o.fields(ctx, "bench", model)
-	if err != nil {
-		return nil, err
-	}
-	figures := map[string]float64{}
-	for k, v := range fields {
-		if figures[k], err = strconv.ParseFloat(v, 64); err != nil {
-			return nil, fmt.Errorf("oracle bench: %s: %w", k, err)
-		}
-	}
-	return figures, nil
-}
-
 // Dequantize converts blocks of a type such as "Q4_K" with ggml's reference.
 func (o *Oracle) Dequantize(ctx context.Context, blockType string, blocks []byte) ([]float32, error) {
 	out, err := o.run(ctx, blocks, "dequantize", blockType)
