@@ -97,7 +97,7 @@ func LastGiver(g *model.Graph) int {
 func Block(g *model.Graph, ops Ops, i int, x *tensor.Mat, drop int) *tensor.Mat {
 	b := &g.Blocks[i]
 	plain, joins := ops.(*Plain)
-	h := ops.Norm(x, b.AttnNorm, g.Hidden)
+	h := normFor(g, ops, x, b.AttnNorm, b.Q)
 	var q, k, v *tensor.Mat
 	switch {
 	case b.KVFrom == i && drop == 0 && joins:
@@ -121,7 +121,7 @@ func Block(g *model.Graph, ops Ops, i int, x *tensor.Mat, drop int) *tensor.Mat 
 		q = ops.Rope(q, b.Rope, b.HeadDim)
 	}
 	x = addLinear(g, ops, x, ops.Attend(i, q, k, v), b.O, b.PostAttnNorm)
-	h = ops.Norm(x, b.FFNNorm, g.Hidden)
+	h = normFor(g, ops, x, b.FFNNorm, b.Gate)
 	var f *tensor.Mat
 	if joins {
 		f = plain.gated(h, b)
@@ -129,6 +129,14 @@ func Block(g *model.Graph, ops Ops, i int, x *tensor.Mat, drop int) *tensor.Mat 
 		f = ops.Gate(b.Act, ops.Linear(h, b.Gate), ops.Linear(h, b.Up))
 	}
 	return addLinear(g, ops, x, f, b.Down, b.PostFFNNorm)
+}
+
+// normFor returns the normed x, which l is the first to read.
+func normFor(g *model.Graph, ops Ops, x *tensor.Mat, w int, l model.Linear) *tensor.Mat {
+	if plain, ok := ops.(*Plain); ok {
+		return plain.normFor(x, w, l)
+	}
+	return ops.Norm(x, w, g.Hidden)
 }
 
 // addLinear returns x plus the product of h, normed if post is a weight.

@@ -38,6 +38,32 @@ func joinsFFN(formats func(w int) quant.Format, b *model.Block) bool {
 	return join(formats, b.Gate, b.Up) && formats(b.Down.W).Group() != 0
 }
 
+// normFor returns Norm of x, rounded to the codes that l reads in the same loop.
+func (o *Plain) normFor(x *tensor.Mat, w int, l model.Linear) *tensor.Mat {
+	f := o.p.Format(l.W)
+	if f.Group() == 0 {
+		return o.Norm(x, w, o.g.Hidden)
+	}
+	y := o.mat(x.R, x.C)
+	o.shape(o.acts, y, zero(f))
+	o.actsOf = y
+	o.op = operands{x: x, y: y, vec: o.p.Vecs[w]}
+	o.pool.Run(x.R, grain(x.C), o.loops.normFor)
+	if o.bad.Swap(false) {
+		o.fail("input of a matrix")
+	}
+	return y
+}
+
+func (o *Plain) normForRows(lo, hi int) {
+	for r := lo; r < hi; r++ {
+		y := o.op.y.Row(r)
+		o.f.RMSNorm(y, o.op.x.Row(r), o.op.vec, o.g.NormEps)
+		o.quantizeRow(r, y)
+	}
+	o.prepareRows(lo, hi)
+}
+
 // project returns Linear of h with Q, K and V.
 func (o *Plain) project(h *tensor.Mat, b *model.Block) (q, k, v *tensor.Mat) {
 	if !join(o.p.Format, b.Q, b.K, b.V) {

@@ -69,7 +69,7 @@ type operands struct {
 // loop would be garbage a thousand times a token.
 type loops struct {
 	norm, linear, quantize, rope, put, attend, gate, add func(lo, hi int)
-	attendBlocks, project, gated, addTo                  func(lo, hi int)
+	attendBlocks, normFor, project, gated, addTo         func(lo, hi int)
 }
 
 // NewPlain returns the operations for g with parameters p and an own cache.
@@ -79,7 +79,7 @@ func NewPlain(g *model.Graph, p *Params, f *kernel.Funcs, pool *Pool, cache *Cac
 	o.scratch.make(g, pool.Threads(), cache.Capacity)
 	o.loops = loops{norm: o.normRows, linear: o.panels, quantize: o.quantizeRows, rope: o.ropeRows,
 		put: o.putRows, attend: o.attendHeads, gate: o.gateRows, add: o.addRows,
-		attendBlocks: o.attendBlocks, project: o.projectPanels, gated: o.gatedPanels, addTo: o.addPanels}
+		attendBlocks: o.attendBlocks, normFor: o.normForRows, project: o.projectPanels, gated: o.gatedPanels, addTo: o.addPanels}
 	return o
 }
 
@@ -334,14 +334,22 @@ func (o *Plain) shape(a *kernel.Acts, x *tensor.Mat, zero kernel.Zero) {
 }
 
 func (o *Plain) quantizeRows(lo, hi int) {
+	for r := lo; r < hi && o.op.x != nil; r++ {
+		o.quantizeRow(r, o.op.x.Row(r))
+	}
+	o.prepareRows(lo, hi)
+}
+
+func (o *Plain) quantizeRow(r int, x []float32) {
 	a := o.acts
 	n := a.Stride / kernel.Sub
-	for r := lo; r < hi && o.op.x != nil; r++ {
-		if !o.f.QuantizeA8(a.Codes[r*a.Stride:(r+1)*a.Stride], a.Scales[r*n:(r+1)*n], a.Sums[r*n:(r+1)*n], o.op.x.Row(r)) {
-			o.bad.Store(true)
-		}
+	if !o.f.QuantizeA8(a.Codes[r*a.Stride:(r+1)*a.Stride], a.Scales[r*n:(r+1)*n], a.Sums[r*n:(r+1)*n], x) {
+		o.bad.Store(true)
 	}
-	o.f.Prepare(a, lo, hi, 0, (a.K+kernel.Sub-1)/kernel.Sub)
+}
+
+func (o *Plain) prepareRows(lo, hi int) {
+	o.f.Prepare(o.acts, lo, hi, 0, (o.acts.K+kernel.Sub-1)/kernel.Sub)
 }
 
 // Rope implements Ops, in place.
