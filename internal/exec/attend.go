@@ -65,7 +65,7 @@ func roundUp(n, to int) int { return (n + to - 1) / to * to }
 // there is no gain.
 func blockRows(f *kernel.Funcs, b *model.Block, T, end, threads int, work []float32) int {
 	G := b.Heads / b.KVHeads
-	if f.Tiles == nil || b.HeadDim%16 != 0 || T == 1 {
+	if f.Tiles == nil || b.HeadDim%16 != 0 || T <= 1 { // none, where only the cache is wanted
 		return 1
 	}
 	most := max(1, min(T, mostRows, blockQueries/G))

@@ -86,6 +86,7 @@ func (b *builder) linear(role model.Role, bias bool, shape ...int) model.Linear 
 type variant struct {
 	name                            string
 	qkNorm, post, bias, cap, window bool
+	tiled                           bool // heads that a prompt attends in blocks
 	act                             model.Activation
 	kvFrom                          []int
 }
@@ -94,13 +95,19 @@ var variants = []variant{
 	{name: "plain", act: model.SiLU},
 	{name: "everything", qkNorm: true, post: true, bias: true, cap: true, window: true, act: model.GELUTanh},
 	{name: "shared", act: model.SiLU, kvFrom: []int{0, 1, 1, 0}},
+	{name: "tiled", act: model.SiLU, tiled: true},
+	{name: "tiled window", act: model.SiLU, tiled: true, window: true, kvFrom: []int{0, 1, 0, 1}},
 	{name: "shared window", act: model.SiLU, window: true, qkNorm: true, kvFrom: []int{0, 1, 0, 1}},
 }
 
 const testContext, testVocab = 1200, 70
 
 func build(v variant, f quant.Format, seed uint64) (*model.Graph, *Params) {
-	const D, H, K, E, F = 44, 4, 2, 12, 52
+	const D, F = 44, 52
+	H, K, E := 4, 2, 12
+	if v.tiled {
+		H, K, E = 8, 1, 16
+	}
 	b := &builder{mixed: f == nil, g: &model.Graph{Hidden: D, Vocab: testVocab, Context: testContext, NormEps: 1e-5, EmbedScale: 1}, p: &Params{}, r: rand.New(rand.NewPCG(seed, 1)), fmt: f}
 	g := b.g
 	if v.cap {
@@ -112,7 +119,7 @@ func build(v variant, f quant.Format, seed uint64) (*model.Graph, *Params) {
 	r := model.Rope{HeadDim: E}
 	var cos, sin []float32
 	for i := range E / 2 {
-		r.InvFreq = append(r.InvFreq, float32(math.Pow(100, -float64(i)/(E/2))))
+		r.InvFreq = append(r.InvFreq, float32(math.Pow(100, -float64(i)/float64(E/2))))
 	}
 	for t := range testContext {
 		for _, f := range r.InvFreq {
@@ -128,7 +135,7 @@ func build(v variant, f quant.Format, seed uint64) (*model.Graph, *Params) {
 		return b.weight(model.RoleNorm, n)
 	}
 	for i := range 4 {
-		blk := model.Block{Heads: H, KVHeads: K, HeadDim: E, FFN: F, Act: v.act, AttnScale: float32(1 / math.Sqrt(E)), KVFrom: i}
+		blk := model.Block{Heads: H, KVHeads: K, HeadDim: E, FFN: F, Act: v.act, AttnScale: float32(1 / math.Sqrt(float64(E))), KVFrom: i}
 		if v.kvFrom != nil {
 			blk.KVFrom = v.kvFrom[i]
 		}
@@ -246,7 +253,7 @@ func TestSameBits(t *testing.T) {
 						threads int
 						sizes   []int
 						all     bool
-					}{{1, []int{T}, true}, {2, []int{T}, true}, {3, []int{7, 1, 17, 8}, true}, {1, []int{T}, false}, {2, []int{20, 13}, false}} {
+					}{{1, []int{T}, true}, {2, []int{T}, true}, {3, []int{7, 1, 17, 8}, true}, {1, []int{T}, false}, {1, []int{20, 13}, false}, {2, []int{20, 13}, false}} {
 						got := run(t, g, p, &im.Funcs, kv, c.threads, ids, c.sizes, c.all)
 						for pos, z := range got {
 							if !sameBits(z, want[pos]) {
