@@ -9,6 +9,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -94,7 +95,7 @@ func main() {
 	flag.StringVar(&c.out, "o", "bench/peer.json", "file to write")
 	flag.StringVar(&c.slmc, "slmc", "", "the slmc to measure (default: built here)")
 	flag.StringVar(&c.under, "under", "", "command that each measurement runs under, such as \"nice -n -10\"")
-	flag.StringVar(&c.only, "only", "", "measure these models only, and keep the file's other rows: 125m,350m,1b")
+	flag.StringVar(&c.only, "only", "", "measure these models only, with the threads wanted, and keep the file's other rows: 125m,350m,1b")
 	flag.StringVar(&c.threads, "threads", "1,2", "thread counts")
 	flag.IntVar(&c.prompt, "prompt", 512, "prompt tokens")
 	flag.IntVar(&c.decode, "decode", 64, "tokens decoded after the prompt")
@@ -131,12 +132,12 @@ func (c *config) run(ctx context.Context) error {
 		if err := c.prepare(ctx, m.name, m.shape); err != nil {
 			return err
 		}
-		t.Rows = slices.DeleteFunc(t.Rows, func(r row) bool { return r.Model == m.name })
 		for _, threads := range strings.Split(c.threads, ",") {
 			n, err := strconv.Atoi(threads)
 			if err != nil {
 				return fmt.Errorf("-threads: %w", err)
 			}
+			t.Rows = slices.DeleteFunc(t.Rows, func(r row) bool { return r.Model == m.name && r.Threads == n })
 			for _, f := range formats {
 				rows, err := c.measure(ctx, &t, m.name, f.weights, f.peers, n)
 				if err != nil {
@@ -265,7 +266,9 @@ func median(pairs []pair, of func(pair) float64) float64 {
 
 // write replaces the file, a row a line.
 func (c *config) write(t table) error {
-	slices.SortStableFunc(t.Rows, func(a, b row) int { return modelIndex(a.Model) - modelIndex(b.Model) })
+	slices.SortStableFunc(t.Rows, func(a, b row) int {
+		return cmp.Or(modelIndex(a.Model)-modelIndex(b.Model), a.Threads-b.Threads)
+	})
 	var b strings.Builder
 	fmt.Fprintf(&b, "{\"machine\": %s, \"peer_version\": %s, \"rows\": [\n", quote(t.Machine), quote(t.PeerVersion))
 	for i, r := range t.Rows {
