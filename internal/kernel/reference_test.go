@@ -391,3 +391,18 @@ func TestSelect(t *testing.T) {
 		t.Error("Select finds an unknown kernel")
 	}
 }
+
+func TestArgMax(t *testing.T) {
+	nan, inf := float32(math.NaN()), float32(math.Inf(-1))
+	for _, c := range []struct {
+		x    []float32
+		want int
+	}{
+		{[]float32{3}, 0}, {[]float32{1, 3, 3, 2}, 1}, {[]float32{nan, nan, -5, inf, -4, nan, -4}, 4},
+		{[]float32{2, nan, 1}, 0}, {[]float32{inf, inf}, 0}, {[]float32{nan, inf}, 1}, {[]float32{-1, nan, 7}, 2},
+	} {
+		if got := ArgMax(c.x); got != c.want {
+			t.Errorf("ArgMax(%v) = %d, want %d", c.x, got, c.want)
+		}
+	}
+}

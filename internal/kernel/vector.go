@@ -84,10 +84,14 @@ func add(dst, x []float32) {
 // ArgMax returns the index of the largest element, the first of equals; a NaN
 // never wins. x must not be empty.
 func ArgMax(x []float32) int {
-	best := 0
-	for i, v := range x {
-		if v > x[best] || x[best] != x[best] {
-			best = i
+	first := 0
+	for first < len(x)-1 && x[first] != x[first] {
+		first++
+	}
+	best, most := first, x[first]
+	for i, v := range x[first:] {
+		if v > most {
+			best, most = first+i, v
 		}
 	}
 	return best
