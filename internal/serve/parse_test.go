@@ -178,12 +178,29 @@ func FuzzEvents(f *testing.F) {
 	})
 }
 
+// TestFieldsInOtherCase holds that a field is read and sent on by one name: the
+// privacy class of "SLMC" must not reach an upstream.
+func TestFieldsInOtherCase(t *testing.T) {
+	for _, text := range []string{
+		`{"meSsages":[{"role":"user","content":"x"}]}`,
+		`{"messages":[{"role":"user","content":"x"}],"SLMC":{"privacy":"p"}}`,
+		`{"messages":[{"role":"user","content":"x"}],"ſtop":"a"}`,
+	} {
+		_, err := parseQuery(endpointChat, strings.NewReader(text))
+		var wrong *badRequest
+		if !errors.As(err, &wrong) || !strings.Contains(wrong.msg, "is no field") {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
+
 // A request is read without a panic; what is taken can be sent on.
 func FuzzQuery(f *testing.F) {
 	f.Add(`{"model":"auto","messages":[{"role":"user","content":"x"}],"stream":true,"stop":["a"],"seed":-1}`, true)
 	f.Add(`{"prompt":["x"],"max_tokens":3,"temperature":1e300,"slmc":{"privacy":"p"}}`, false)
 	f.Add(`{"messages":[{"role":"assistant","content":[{"type":"text","text":"y"}]}],"continue_final_message":true,"add_generation_prompt":false}`, true)
 	f.Add(`{"messages":[{}],"n":null,"stop":null}`, true)
+	f.Add(`{"meſSages":[{"role":"user","content":"x"}]}`, true)
 	f.Fuzz(func(t *testing.T, text string, isChat bool) {
 		endpoint := endpointCompletion
 		if isChat {

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strings"
 
 	slmrt "slmc/runtime"
 	"slmc/tokenizer/jinja"
@@ -125,6 +126,14 @@ func parseQuery(endpoint string, r io.Reader) (*query, error) {
 		return nil, bad("", "the body is not JSON: at byte %d: %v", syntax.Offset, err)
 	} else if err != nil || q.raw == nil {
 		return nil, bad("", "the body is not a JSON object")
+	}
+	// The decoder takes "Messages" for messages; what is sent on would hold both.
+	for _, k := range slices.Sorted(maps.Keys(q.raw)) {
+		for name := range neutral {
+			if k != name && strings.EqualFold(k, name) {
+				return nil, bad(k, "%q is no field; %q is", k, name)
+			}
+		}
 	}
 	var f fields
 	if err := json.Unmarshal(data, &f); err != nil {
