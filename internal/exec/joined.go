@@ -9,7 +9,7 @@ import (
 
 // Joined loops: where Block asks for several operations in a row, Plain runs
 // one loop over the panels of quantized matrices. A decode step is full of
-// handoffs to the threads, of which these save half; in a prompt, the FFN's
+// handoffs to the threads, of which these save three in eight; in a prompt, the FFN's
 // three activations of T*F floats never leave the caches. The bits are those of
 // the operations one by one, which other Ops and other formats get: Block asks
 // for Plain itself, since what wraps it wants to see each operation.

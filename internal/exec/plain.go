@@ -87,14 +87,12 @@ func NewPlain(g *model.Graph, p *Params, f *kernel.Funcs, pool *Pool, cache *Cac
 // tokens with logits for rows of them, beside parameters and cache. formats
 // tells the number format of a weight.
 func WorkBytes(g *model.Graph, formats func(w int) quant.Format, T, rows, capacity, threads int) int {
-	K, F := g.Hidden, 0
-	for i := range g.Blocks {
-		b := &g.Blocks[i]
-		K = max(K, b.Heads*b.HeadDim)
-		F = max(F, b.FFN)
+	K := g.Hidden
+	for _, b := range g.Blocks {
+		K = max(K, b.FFN, b.Heads*b.HeadDim)
 	}
 	chunks := threads * chunkRoom(T)
-	return 4*(workFloats(g, formats, T, rows)+chunks) + actsBytes(T, K) + actsBytes(T, max(K, F)) + threads*scratchBytes(g, capacity) + 4*pad(g.Hidden)
+	return 4*(workFloats(g, formats, T, rows)+chunks) + 2*actsBytes(T, K) + threads*scratchBytes(g, capacity) + 4*pad(g.Hidden)
 }
 
 // actsBytes is the size of T rows of K quantized activations.
